@@ -1,0 +1,94 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Switchable Normalization as the paper writes it: the tests' oracle."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def switchable_norm_reference(
+        x: Tensor,
+        mean_weight: Tensor,
+        var_weight: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        *,
+        statistics: tuple[str, ...] = ('in', 'ln', 'bn'),
+        unbiased: bool = False,
+        num_groups: int = 32,
+        eps: float = 1e-5) -> Tensor:
+    """SN by the definitions of its statistics (ICLR paper, Eq. 2, 3 and 5).
+
+    Every moment is taken directly over the axes that define it; autograd
+    does the rest. Slow, and keeps several copies of x: an oracle, not a
+    layer. Feed it float64.
+
+    Args:
+        x: (N, C, *spatial), N and every extent at least 1.
+        mean_weight, var_weight: (K,) or (G, K) ratio logits.
+        weight, bias: (C,) or None.
+        running_mean, running_var: (C,); used for BN instead of the batch
+            when given.
+        statistics, unbiased, num_groups, eps: as for
+            :class:`sn_mm.layers.SN2d`.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    moments = [
+        _moments(name, flat, unbiased, num_groups, running_mean, running_var)
+        for name in statistics
+    ]
+    mu, var = (
+        sum(r * t[i] for r, t in zip(_ratios(w, flat, statistics), moments))
+        for i, w in enumerate((mean_weight, var_weight)))
+    y = (flat - mu) / torch.sqrt(var + eps)
+    if weight is not None:
+        y = y * weight[:, None]
+    if bias is not None:
+        y = y + bias[:, None]
+    return y.view(x.shape)
+
+
+def _ratios(logits: Tensor, x: Tensor,
+            statistics: tuple[str, ...]) -> list[Tensor]:
+    """K factors (1, C, 1); 'in' gets none where a row has one position."""
+    keep = [
+        k for k, name in enumerate(statistics)
+        if name != 'in' or x.shape[-1] > 1 or len(statistics) == 1
+    ]
+    logits = logits.reshape(-1, len(statistics))
+    soft = logits[:, keep].softmax(-1)
+    ratios = torch.zeros_like(logits).index_copy(1, torch.tensor(keep), soft)
+    ratios = ratios.repeat_interleave(x.shape[1] // len(logits), dim=0)
+    return [r.view(1, -1, 1) for r in ratios.unbind(1)]
+
+
+def _moments(name: str, x: Tensor, unbiased: bool, num_groups: int,
+             running_mean: Tensor | None,
+             running_var: Tensor | None) -> tuple[Tensor, Tensor]:
+    if name == 'bn' and running_mean is not None:
+        return running_mean.view(1, -1, 1), running_var.view(1, -1, 1)
+    if name == 'gn':
+        grouped = x.reshape(x.shape[0], num_groups, -1)
+    else:
+        grouped = x
+    dims = {'in': 2, 'ln': (1, 2), 'bn': (0, 2), 'gn': 2}[name]
+    mean = grouped.mean(dims, keepdim=True)
+    var = (grouped - mean).square().mean(dims, keepdim=True)
+    size = x.shape[-1]
+    if unbiased and size > 1:
+        # The public code's convention: only the part of the variance that
+        # lies within (n, c) rows is corrected.
+        rows = x.var(-1, unbiased=False, keepdim=True) / (size - 1)
+        if name == 'gn':
+            rows = rows.view(x.shape[0], num_groups, -1)
+        var = var + rows.mean(dims, keepdim=True)
+    if name == 'gn':
+        mean, var = (
+            t.repeat_interleave(x.shape[1] // num_groups, dim=1)
+            for t in (mean, var))
+    return mean, var
