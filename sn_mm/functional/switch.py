@@ -60,7 +60,7 @@ class SwitchMixing(Mixing):
         """(N, C) mean and variance; see the base class."""
         moments = self._moments(m, self._spread(v, size), state)
         mean_ratios, var_ratios = (
-            self._columns(self._ratios(p, size), m) for p in params)
+            self._columns(self._ratios(p, m, size), m) for p in params)
         mu = sum(r * mu_k for r, (mu_k, _) in zip(mean_ratios, moments))
         var = sum(r * var_k for r, (_, var_k) in zip(var_ratios, moments))
         return mu, var
@@ -99,8 +99,13 @@ class SwitchMixing(Mixing):
                     tuple(t.expand_as(mg).reshape(m.shape) for t in pooled))
         return moments
 
-    def _ratios(self, logits: Tensor, size: int) -> Tensor:
-        """Softmax over the statistics, without 'in' where S = 1."""
+    def _ratios(self, logits: Tensor, m: Tensor, size: int) -> Tensor:
+        """Softmax over the statistics, without 'in' where S = 1.
+
+        In m's dtype: ratios that add up to 1 in float32 only spoil the
+        gradients where means are large.
+        """
+        logits = logits.to(m.dtype)
         if size == 1 and 'in' in self.statistics and len(self.statistics) > 1:
             logits = logits.clone()
             logits[..., self.statistics.index('in')] = float('-inf')
@@ -109,7 +114,6 @@ class SwitchMixing(Mixing):
     @staticmethod
     def _columns(ratios: Tensor, m: Tensor) -> tuple[Tensor, ...]:
         """K factors that broadcast over (N, C)."""
-        ratios = ratios.to(m.dtype)
         if ratios.dim() == 2:
             repeats = m.shape[1] // ratios.shape[0]
             ratios = ratios.repeat_interleave(repeats, dim=0)
@@ -123,7 +127,7 @@ class SwitchMixing(Mixing):
         moments = self._moments(m, self._spread(v, size), state)
         d_params, shares = [], []
         for p, d, values in zip(params, (d_mu, d_var), zip(*moments)):
-            ratios = self._ratios(p, size)
+            ratios = self._ratios(p, m, size)
             d_params.append(_logit_grad(ratios, d, values).to(p.dtype))
             shares.append([r * d for r in self._columns(ratios, m)])
         d_m, d_v = torch.zeros_like(m), torch.zeros_like(v)
@@ -173,6 +177,5 @@ def _logit_grad(ratios: Tensor, d: Tensor,
     groups = ratios.shape[0] if ratios.dim() == 2 else 1
     d_ratios = torch.stack(
         [(d * t).sum(0).view(groups, -1).sum(-1) for t in values], dim=-1)
-    wide = ratios.to(d.dtype)
     d_ratios = d_ratios.view_as(ratios)
-    return wide * (d_ratios - (wide * d_ratios).sum(-1, keepdim=True))
+    return ratios * (d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
