@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+#
+# Usage: bash tools/test.sh [PYTEST_ARGUMENT...]
+#
+# Sets up the environment where that is not done yet (2 to 5 minutes; the
+# first time on a machine mmcv is compiled as well, about 8 minutes on 2
+# cores) and runs the test suite, or the part of it that the arguments name:
+#   bash tools/test.sh
+#   bash tools/test.sh tests/test_layers -k sync -x
+#   SN_MM_STACK=onedl bash tools/test.sh
+#   SN_MM_STACK=classic bash tools/test.sh
+#   SN_MM_ENV=current bash tools/test.sh
+# The exit status is pytest's. tools/setup_env.sh explains the variables.
+set -euo pipefail
+
+# shellcheck source=tools/setup_env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+
+case ${1:-} in
+  -h | --help)
+    usage "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
+
+setup_env
+print_versions
+
+# one thread: the tests' tensors are too small for more to help
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export MPLBACKEND="${MPLBACKEND:-Agg}"
+cd "$SN_MM_ROOT"
+exec "$PYTHON" -m pytest "$@"
