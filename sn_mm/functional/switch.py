@@ -79,7 +79,7 @@ class SwitchMixing(Mixing):
     def _split(self, name: str, t: Tensor) -> Tensor:
         """(N, C) as (N, groups, C / groups) of the LN or GN statistic."""
         groups = 1 if name == 'ln' else self.num_groups
-        return t.reshape(t.shape[0], groups, -1)
+        return t.reshape(t.shape[0], groups, t.shape[1] // groups)
 
     def _moments(self, m: Tensor, v: Tensor,
                  state: State) -> list[tuple[Tensor, Tensor]]:

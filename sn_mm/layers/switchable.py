@@ -2,6 +2,7 @@
 """Switchable Normalization layers."""
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Sequence
 
@@ -197,9 +198,8 @@ class _SwitchNorm(_InstanceNorm):
                             f'{x.dtype}; convert it with .float()')
 
     def _warn_single_position(self, x: Tensor) -> None:
-        if (self._warned or x.numel() != x.shape[0] * x.shape[1]
-                or not x.numel() or self.statistics[0:] == ('bn', )
-                or 'in' not in self.statistics):
+        drops = 'in' in self.statistics and len(self.statistics) > 1
+        if self._warned or not drops or math.prod(x.shape[2:]) != 1:
             return
         self._warned = True
         warnings.warn(

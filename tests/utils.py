@@ -1,0 +1,75 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What several tests share: the oracle's run and the error measure."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sn_mm.functional import switchable_norm_reference
+
+
+def relative_error(got: Tensor, want: Tensor, floor: float = 1e-3) -> float:
+    """Largest error over the largest value of ``want`` (at least floor)."""
+    if not want.numel():
+        assert got.shape == want.shape
+        return 0.
+    error = (got.detach().double() - want.detach().double()).abs().max()
+    return float(error / want.detach().abs().max().clamp(min=floor))
+
+
+def randomize(layer: nn.Module, seed: int = 0) -> nn.Module:
+    """Random parameters and running statistics, variances positive."""
+    gen = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=gen))
+        for name, b in layer.named_buffers():
+            if name.endswith('running_mean'):
+                b.copy_(torch.randn(b.shape, generator=gen))
+            elif name.endswith('running_var'):
+                b.copy_(torch.rand(b.shape, generator=gen) + 0.5)
+    return layer
+
+
+def run(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+    """Output and every gradient of sum(layer(x) * dy)."""
+    x = x.detach().requires_grad_()
+    names, params = zip(*layer.named_parameters())
+    y = layer(x)
+    grads = torch.autograd.grad(y, (x, *params), dy)
+    return dict(zip(('y', 'x', *names), (y.detach(), *grads)))
+
+
+def run_reference(layer: nn.Module, x: Tensor, dy: Tensor,
+                  use_running: bool) -> dict[str, Tensor]:
+    """:func:`run` of an SN layer by float64 autograd through the oracle."""
+    x = x.detach().double().requires_grad_()
+    params = {
+        n: p.detach().double().requires_grad_()
+        for n, p in layer.named_parameters()
+    }
+    if use_running:
+        running = (layer.running_mean.double(), layer.running_var.double())
+    else:
+        running = (None, None)
+    y = switchable_norm_reference(
+        x, params['mean_weight'], params['var_weight'], params.get('weight'),
+        params.get('bias'), *running, statistics=layer.statistics,
+        unbiased=layer.unbiased, num_groups=layer.num_groups, eps=layer.eps)
+    grads = torch.autograd.grad(
+        y, (x, *params.values()), dy.double(), allow_unused=True)
+    grads = [
+        torch.zeros_like(p) if g is None else g
+        for g, p in zip(grads, (x, *params.values()))
+    ]
+    return dict(zip(('y', 'x', *params), (y.detach(), *grads)))
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor],
+                 tolerance: float) -> None:
+    """Every tensor within ``tolerance`` by :func:`relative_error`."""
+    assert got.keys() == want.keys()
+    for name, value in got.items():
+        assert torch.isfinite(value).all(), name
+        error = relative_error(value, want[name])
+        assert error < tolerance, (name, error)
