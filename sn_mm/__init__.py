@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
+from . import toolbox  # noqa: F401
 from .layers import SN1d, SN2d, SN3d, SyncSN
 from .version import __version__
 

@@ -1,0 +1,9 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What the unmodified toolboxes need around SN, set up on import."""
+from .checkpoint_loading import register_local_loader
+from .sync_bn import watch_sync_bn
+
+register_local_loader()
+watch_sync_bn()
+
+__all__ = ['register_local_loader', 'watch_sync_bn']
