@@ -1,0 +1,26 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Precision of the numbers between the passes."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the passes compute for an input of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def widen(t: Tensor) -> Tensor:
+    """float64 for N x C numbers, so that a large mean loses no digits."""
+    return t.double() if t.device.type != 'mps' else t
+
+
+def rounded(rows: Tensor, m: Tensor, slope: Tensor,
+            offset: Tensor) -> tuple[Tensor, Tensor]:
+    """m as the kernels hold it, and the offset that makes up for it.
+
+    slope * (x - m) + offset = slope * (x - near) + offset'.
+    """
+    near = m.to(accumulation_dtype(rows.dtype))
+    return near, offset - slope * (m - near)
