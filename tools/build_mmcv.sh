@@ -176,7 +176,11 @@ install_mmcv() { # STACK PYTHON KIND
   fi
   step "installing $requirement from $wheel" "$2" -m pip install \
     --no-deps --no-index --force-reinstall "$wheel"
-  step "trying mmcv's operators" "$2" -c 'import mmcv.ops'
+  try_step "trying mmcv's operators" "$2" -c 'import mmcv.ops' || {
+    tail -n 25 "$log" >&2
+    fail "mmcv's operators do not load. Should the wheel in the cache be to" \
+      "blame, this makes a new one: rm -r '$(dirname "$wheel")'"
+  }
   # shellcheck disable=SC2034  # setup_env.sh reads it
   mmcv_built=$3
 }

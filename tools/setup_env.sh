@@ -221,6 +221,14 @@ clean_up() {
   build_dir='' lock=''
 }
 
+# Removes a folder in the background, for an environment can take minutes; what
+# an earlier call left behind goes too. It has no output, or whoever reads ours
+# through a pipe would wait for it.
+discard() { # FOLDER
+  if [ -e "$1" ]; then mv "$1" "$1.old.$$"; fi
+  rm -rf "$1".old.* >/dev/null 2>&1 &
+}
+
 # Libraries first: torch then finds its dependencies, pinned, and whatever
 # index it comes from needs to hold nothing else.
 make_env() { # STACK BASE_PYTHON VENV KEY
@@ -228,19 +236,20 @@ make_env() { # STACK BASE_PYTHON VENV KEY
   local files="$SN_MM_ROOT/requirements/$1" torch_args=()
   read -r -a torch_args <<<"${SN_MM_TORCH_PIP_ARGS:-}"
   say "Setting up $venv (log: $log)"
-  rm -rf "$venv"
+  discard "$venv"
   step 'making a virtual environment' "$2" -m venv "$venv"
   step 'updating pip' "$python" -m pip install "$SN_MM_PIP"
   step 'installing libraries (about 1 minute)' \
     "$python" -m pip install --no-deps -r "$files/libraries.txt"
   step 'installing PyTorch (1 to 5 minutes)' "$python" -m pip install \
     ${torch_args[@]+"${torch_args[@]}"} -r "$files/torch.txt"
-  wanted=$(mmcv_kind "$python")
-  install_mmcv "$stack" "$python" "$wanted"
   step 'installing the OpenMMLab toolboxes' "$python" -m pip install \
     --no-deps --no-build-isolation -r "$files/toolboxes.txt"
+  wanted=$(mmcv_kind "$python")
+  install_mmcv "$stack" "$python" "$wanted"
   step 'installing sn_mm, editable' "$python" -m pip install \
     --no-deps --no-build-isolation -e "$SN_MM_ROOT"
+  step 'trying the toolboxes' "$python" -c 'import mmdet, mmseg'
   write_env_record "$venv" "key=$4" "mmcv=$mmcv_built" "wanted=$wanted"
 }
 
@@ -316,30 +325,38 @@ import importlib
 import sys
 from importlib.util import find_spec
 
-PIP = f'"{sys.executable}" -m pip install '
-MMCV = (f'{PIP}-U openmim "setuptools<81" && "{sys.executable}" -m mim install '
-        '"mmcv==2.1.0"\n    (prebuilt for torch 2.1 and older; with a newer '
-        'one, unset SN_MM_ENV and mmcv is compiled for you)')
-FIXES = {'torch': PIP + 'torch', 'mmengine': PIP + 'mmengine==0.10.7',
-         'mmcv': MMCV, 'mmcv.ops': MMCV, 'mmdet': PIP + 'mmdet==3.3.0',
-         'ftfy': PIP + 'ftfy', 'mmseg': PIP + 'mmsegmentation==1.2.2',
-         'sklearn': PIP + 'scikit-learn', 'pycocotools': PIP + 'pycocotools',
-         'pytest': PIP + 'pytest'}
+# module: what pip calls it; mmcv is not pip's to install
+PACKAGES = {'torch': None, 'mmengine': 'mmengine==0.10.7',
+            'mmcv.ops': None, 'mmdet': 'mmdet==3.3.0', 'ftfy': 'ftfy',
+            'mmseg': 'mmsegmentation==1.2.2', 'sklearn': 'scikit-learn',
+            'pycocotools': 'pycocotools', 'pytest': 'pytest'}
+MIM = '"{0}" -m pip install -U openmim "setuptools<81"\n' \
+      '  "{0}" -m mim install "mmcv==2.1.0"\n' \
+      '  (prebuilt for torch 2.1 and older; with a newer torch, unset ' \
+      'SN_MM_ENV\n  and mmcv is compiled for you)'
 
+if find_spec('torch') is None:
+    sys.exit('  torch is not installed. SN_MM_ENV is for an environment that '
+             'has torch\n  and mmcv; unset it and one is made for you.')
 broken = {}
-for module in FIXES:
+for module in PACKAGES:
     if find_spec(module.split('.')[0]) is None:
-        broken[module] = 'is not installed'
+        broken[module] = 'missing'
     elif not broken:  # else the reason may be one that is named already
         try:
             importlib.import_module(module)
         except Exception as error:  # mmdet and mmseg assert mmcv's version
             first_line = (str(error).strip().splitlines() or [''])[0]
-            broken[module] = f'fails to import: {first_line}'
+            broken[module] = f'does not import: {first_line}'
 if broken:
-    lines = [f'  {module} {reason}' for module, reason in broken.items()]
-    lines += ['To fix:'] + [f'  {line}' for line in dict.fromkeys(
-        FIXES[module] for module in broken)]
+    lines = [f'  {module}: {reason}' for module, reason in broken.items()]
+    packages = [PACKAGES[module] for module in broken if PACKAGES[module]]
+    lines.append('To fix:')
+    if 'mmcv.ops' in broken:
+        lines.append('  ' + MIM.format(sys.executable))
+    if packages:
+        lines.append(f'  "{sys.executable}" -m pip install '
+                     + ' '.join(packages))
     sys.exit('\n'.join(lines))
 
 import torch
