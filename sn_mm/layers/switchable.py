@@ -125,6 +125,8 @@ class _SwitchNorm(_InstanceNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *spatial); same shape, dtype and layout."""
+        if isinstance(x, torch.fx.Proxy) and x.tracer.root is not self:
+            return self._as_node(x)
         self._check_input_dim(x)
         self._warn_single_position(x)
         batch = self._uses_batch()
@@ -156,6 +158,15 @@ class _SwitchNorm(_InstanceNorm):
         if 'gn' in self.statistics:
             text += f', num_groups={self.num_groups}'
         return text
+
+    def _as_node(self, x: torch.fx.Proxy) -> torch.fx.Proxy:
+        """One node of an fx graph, as torch's own norms are.
+
+        Fusion passes (mmengine's ``efficient_conv_bn_eval``, torch's
+        ``fuse``) then see a module that is no batch norm.
+        """
+        name = x.tracer.path_of_module(self)
+        return x.tracer.create_proxy('call_module', name, (x, ), {})
 
     # -- statistics ------------------------------------------------------
     def _uses_batch(self) -> bool:
