@@ -3,9 +3,10 @@
 from .mixing import Mixing
 from .normalize import normalize
 from .reference import switchable_norm_reference
-from .switch import STATISTICS, SwitchMixing
+from .statistics import STATISTICS, make_statistics
+from .switch import SwitchMixing
 
 __all__ = [
-    'STATISTICS', 'Mixing', 'SwitchMixing', 'normalize',
+    'STATISTICS', 'Mixing', 'SwitchMixing', 'make_statistics', 'normalize',
     'switchable_norm_reference'
 ]

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""SN's mixing with BN statistics over the processes of a group.
+"""BN's statistics over the processes of a group.
 
 "Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
 TPAMI 2019, SyncSN: Eq. 15 to 25. One collective forward, one backward.
@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .mixing import State
-from .switch import SwitchMixing
+from .statistics import Batch
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -21,41 +20,36 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group)
 
 
-class SyncSwitchMixing(SwitchMixing):
-    """:class:`SwitchMixing` whose BN statistics span a process group.
+class SyncBatch(Batch):
+    """BN's statistic over all positions of a whole process group.
 
     Every process may hold another number of samples, none included, and
-    another spatial size. The statistics are those of all positions of all
-    samples, merged from centred moments.
+    another spatial size. Merged from centred moments. Pooled: (3, 1, C), the
+    third being the number of positions.
 
     Args:
         group: the process group; None is the default group.
-        others: as for :class:`SwitchMixing`.
     """
 
-    def __init__(self, statistics: tuple[str, ...], num_groups: int = 32,
-                 unbiased: bool = False,
-                 running: tuple[Tensor, Tensor] | None = None,
-                 group: dist.ProcessGroup | None = None) -> None:
-        super().__init__(statistics, num_groups, unbiased, running)
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
 
-    def _batch_moments(self, m: Tensor, v: Tensor, size: int) -> State:
-        """(mean (C,), var (C,), count ()) over the whole group."""
-        local = super()._batch_moments(m, v, size)
-        count = m.new_full((1, ), m.shape[0] * size)
-        gathered = all_gather(torch.cat([*local, count]), self.group)
-        means, variances, counts = gathered.split(
-            [m.shape[1], m.shape[1], 1], dim=1)
-        return merge_moments(means, variances, counts)
+    def pool(self, rows: Tensor, size: int) -> Tensor:
+        local = super().pool(rows, size).flatten()
+        count = local.new_full((1, ), rows.shape[1] * size)
+        parts = all_gather(torch.cat([local, count]), self.group)
+        channels = rows.shape[2]
+        means, variances, counts = parts.split([channels, channels, 1], 1)
+        mean, var, total = merge_moments(means, variances, counts)
+        return torch.stack([mean, var, total.expand_as(mean)]).unsqueeze(1)
 
-    def _batch_grads(self, d_mean: Tensor, d_var: Tensor, m: Tensor,
-                     size: int, state: State) -> tuple[Tensor, Tensor]:
-        """The whole group's gradients, divided over its positions."""
-        both = torch.stack([d_mean, d_var])
-        dist.all_reduce(both, group=self.group)
-        share = size / state[2].clamp(min=1)
-        return tuple(both * share)
+    def expand(self, pooled: Tensor, rows: Tensor) -> Tensor:
+        return pooled[:2]
+
+    def average(self, sums, pooled, rows, size) -> Tensor:
+        sums = sums.contiguous()
+        dist.all_reduce(sums, group=self.group)
+        return sums * (size / pooled[2:].clamp(min=1))
 
 
 def all_gather(t: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

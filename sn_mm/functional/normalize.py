@@ -48,9 +48,9 @@ def composite(x: Tensor, weight: Tensor | None, bias: Tensor | None,
     wide = x.to(passes.accumulation_dtype(x.dtype)).flatten(2)
     m = wide.mean(-1)
     v = (wide - m.unsqueeze(-1)).square().mean(-1)
-    size = wide.shape[-1]
-    state = mixing.collect(m, v, size)
-    mu, var = mixing.mix(m, v, size, state, *params)
+    moments, size = torch.stack([m, v]), wide.shape[-1]
+    state = mixing.collect(moments, size)
+    mu, var = mixing.mix(moments, size, state, *params).unbind(0)
     scale, shift = _scale_shift(mu - m, var, weight, bias, eps)
     y = (wide - m.unsqueeze(-1)) * scale.unsqueeze(-1) + shift.unsqueeze(-1)
     return y.view(x.shape).to(x.dtype), tuple(t.detach() for t in state)
@@ -60,16 +60,16 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps, mixing, *params):
-        m, v = _moments(x)
-        size = passes.spatial_size(x)
-        state = mixing.collect(m, v, size)
-        mu, var = mixing.mix(m, v, size, state, *params)
+        moments = _moments(x)
+        m, size = moments[0], passes.spatial_size(x)
+        state = mixing.collect(moments, size)
+        mu, var = mixing.mix(moments, size, state, *params)
         scale, shift = (
             t.expand_as(m)
             for t in _scale_shift(mu - m, var, weight, bias, eps))
         y = passes.affine(x, m, scale, shift) if x.numel() else x.clone()
-        kept = (m, v) if _worth_keeping(m, v, x) else (None, None)
-        ctx.save_for_backward(x, *kept, weight, bias, *params, *state)
+        kept = moments if _worth_keeping(moments, x) else None
+        ctx.save_for_backward(x, kept, weight, bias, *params, *state)
         ctx.eps, ctx.mixing, ctx.num_params = eps, mixing, len(params)
         ctx.mark_non_differentiable(*state)
         return (y, *state)
@@ -77,50 +77,52 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *_):
-        x, m, v, weight, bias, *rest = ctx.saved_tensors
+        x, moments, weight, bias, *rest = ctx.saved_tensors
         params = tuple(rest[:ctx.num_params])
         state = tuple(rest[ctx.num_params:])
-        if m is None:
-            m, v = _moments(x)
-        size = passes.spatial_size(x)
-        s0, s1 = passes.grad_sums(dy, x, m) if x.numel() else (m, m)
-        mu, var = ctx.mixing.mix(m, v, size, state, *params)
+        if moments is None:
+            moments = _moments(x)
+        m, size = moments[0], passes.spatial_size(x)
+        s0, s1 = passes.grad_sums(dy, x, m) if x.numel() else moments
+        mu, var = ctx.mixing.mix(moments, size, state, *params)
         rstd = (var + ctx.eps).rsqrt().expand_as(m)
         scale = rstd if weight is None else rstd * weight
-        # sum(dy * (x - mu)): d loss / d rstd but for the factor weight
-        s1 = s1 + (m - mu) * s0
-        d_mu, d_var = -scale * s0, -0.5 * scale * rstd.square() * s1
-        d_m, d_v, *d_params = ctx.mixing.backward(
-            m, v, size, state, params, d_mu, d_var)
+        # sum(dy * (x - mu)) / sqrt(var + eps): d loss / d weight, per row
+        s1 = torch.addcmul(s1, m - mu, s0).mul_(rstd)
+        d_mixed = torch.stack([-scale * s0, -0.5 * scale * rstd * s1])
+        d_moments, *d_params = ctx.mixing.backward(
+            moments, size, state, params, d_mixed)
         d_x = None
         if ctx.needs_input_grad[0]:
+            d_m, d_v = d_moments / max(size, 1)
             d_x = torch.empty_like(x) if not x.numel() else passes.input_grad(
-                dy, x, m, scale, 2 * d_v / size, d_m / size)
-        d_weight = None if weight is None else (s1 * rstd).sum(0)
+                dy, x, m, scale, 2 * d_v, d_m)
+        d_weight = None if weight is None else s1.sum(0)
         d_bias = None if bias is None else s0.sum(0)
         return (d_x, _as(d_weight, weight), _as(d_bias, bias), None, None,
                 *(_as(d, p) for d, p in zip(d_params, params)))
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor) -> Tensor:
+    """(2, N, C) instance moments, zeros where there is nothing."""
     if x.numel():
         return passes.instance_moments(x)
-    zeros = passes.widen(x.new_zeros(x.shape[:2], dtype=torch.float32))
-    return zeros, zeros
+    return passes.widen(x.new_zeros(2, *x.shape[:2], dtype=torch.float32))
 
 
-def _worth_keeping(m: Tensor, v: Tensor, x: Tensor) -> bool:
+def _worth_keeping(moments: Tensor, x: Tensor) -> bool:
     """Whether the moments are small beside x; else they are recomputed.
 
     Rows of a 7 x 7 RoI feature are so short that their moments would add 8%
     to what is kept for backward.
     """
-    kept = m.numel() * m.element_size() + v.numel() * v.element_size()
+    kept = moments.numel() * moments.element_size()
     return kept <= 0.02 * x.numel() * x.element_size() or not x.numel()
 
 
 def _scale_shift(distance: Tensor, var: Tensor, weight: Tensor | None,
                  bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Factor and summand for x - m; distance is mu - m."""
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight

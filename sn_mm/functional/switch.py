@@ -8,29 +8,25 @@ backward, Eq. 6 to 14.
 """
 from __future__ import annotations
 
+from typing import Sequence
+
 import torch
 from torch import Tensor
 
 from .mixing import Mixing, State
-
-STATISTICS = ('in', 'ln', 'bn', 'gn')
+from .statistics import Instance, Statistic
 
 
 class SwitchMixing(Mixing):
     """Convex mixtures of several normalizers' means and variances.
 
     mu = sum_k softmax(mean_weight)_k mu_k and var = sum_k
-    softmax(var_weight)_k var_k (Eq. 3 and 5). LN, BN and GN moments come
-    from the instance moments (Eq. 4), in the form that does not cancel:
-    var_k = mean(v) + var(m), biased, over the statistic's axes.
+    softmax(var_weight)_k var_k (Eq. 3 and 5).
 
     Args:
-        statistics: distinct names out of :data:`STATISTICS`, in the order of
-            the ratios.
-        num_groups: channel groups of the 'gn' statistic.
-        unbiased: let the instance variance divide by S - 1; LN, BN and GN
+        statistics: what to mix, in the order of the ratios.
+        unbiased: let the instance variance divide by S - 1; the other
             moments are then derived from that, as in the public code.
-        running: constant BN (mean, var), each (C,), instead of the batch's.
 
     Parameters of :meth:`mix` are the ratio logits ``mean_weight`` and
     ``var_weight``, (K,) or (G, K): one row for each of G channel groups.
@@ -40,142 +36,112 @@ class SwitchMixing(Mixing):
     renormalized.
     """
 
-    def __init__(self, statistics: tuple[str, ...], num_groups: int = 32,
-                 unbiased: bool = False,
-                 running: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, statistics: Sequence[Statistic],
+                 unbiased: bool = False) -> None:
         self.statistics = statistics
-        self.num_groups = num_groups
         self.unbiased = unbiased
-        self.running = running
 
     # -- forward ---------------------------------------------------------
-    def collect(self, m: Tensor, v: Tensor, size: int) -> State:
-        """BN's (mean, var) of the batch, each (C,); () where not used."""
-        if 'bn' not in self.statistics or self.running is not None:
-            return ()
-        return self._batch_moments(m, self._spread(v, size), size)
+    def collect(self, moments: Tensor, size: int) -> State:
+        """The pooled moments of every statistic that pools, in order."""
+        rows = self._spread(moments, size)
+        return tuple(
+            s.pool(rows, size) for s in self.statistics
+            if not isinstance(s, Instance))
 
-    def mix(self, m: Tensor, v: Tensor, size: int, state: State,
-            *params: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C) mean and variance; see the base class."""
-        moments = self._moments(m, self._spread(v, size), state)
-        mean_ratios, var_ratios = (
-            self._columns(self._ratios(p, m, size), m) for p in params)
-        mu = sum(r * mu_k for r, (mu_k, _) in zip(mean_ratios, moments))
-        var = sum(r * var_k for r, (_, var_k) in zip(var_ratios, moments))
-        return mu, var
+    def mix(self, moments: Tensor, size: int, state: State,
+            *params: Tensor) -> Tensor:
+        """See the base class."""
+        rows = self._spread(moments, size)
+        ratios = _columns(self._ratios(params, rows, size), rows)
+        terms = [(r, s.expand(pooled, rows)) for r, s, pooled in zip(
+            ratios, self.statistics, self._pooled(state))]
+        # Small terms first: most are (2, N, 1) or (2, 1, C).
+        terms.sort(key=lambda term: term[1].numel())
+        mixed = terms[0][0] * terms[0][1]
+        for r, values in terms[1:]:
+            mixed = torch.addcmul(mixed, r, values)
+        return mixed
 
-    def _batch_moments(self, m: Tensor, v: Tensor, size: int) -> State:
-        if m.shape[0] == 0:
-            return m.new_zeros(m.shape[1]), m.new_zeros(m.shape[1])
-        mean, var = _pooled(m, v, 0)
-        return mean.squeeze(0), var.squeeze(0)
+    def pooled(self, statistic: Statistic, state: State) -> Tensor:
+        """What :meth:`collect` returned for ``statistic``."""
+        return self._pooled(state)[self.statistics.index(statistic)]
 
-    def _spread(self, v: Tensor, size: int) -> Tensor:
-        if self.unbiased and size > 1:
-            return v * (size / (size - 1))
-        return v
+    def _pooled(self, state: State) -> list[Tensor | None]:
+        rest = iter(state)
+        return [
+            None if isinstance(s, Instance) else next(rest)
+            for s in self.statistics
+        ]
 
-    def _split(self, name: str, t: Tensor) -> Tensor:
-        """(N, C) as (N, groups, C / groups) of the LN or GN statistic."""
-        groups = 1 if name == 'ln' else self.num_groups
-        return t.reshape(t.shape[0], groups, t.shape[1] // groups)
+    def _spread(self, moments: Tensor, size: int) -> Tensor:
+        """Moments with the instance variance that was asked for."""
+        if not self.unbiased or size < 2:
+            return moments
+        mean, var = moments.unbind(0)
+        return torch.stack([mean, var * (size / (size - 1))])
 
-    def _moments(self, m: Tensor, v: Tensor,
-                 state: State) -> list[tuple[Tensor, Tensor]]:
-        """(mean, variance) of every statistic, broadcastable to (N, C)."""
-        moments = []
-        for name in self.statistics:
-            if name == 'in':
-                moments.append((m, v))
-            elif name == 'bn' and self.running is not None:
-                moments.append(tuple(t.to(m.dtype) for t in self.running))
-            elif name == 'bn':
-                moments.append(state[:2])
-            else:
-                mg = self._split(name, m)
-                pooled = _pooled(mg, self._split(name, v), -1)
-                moments.append(
-                    tuple(t.expand_as(mg).reshape(m.shape) for t in pooled))
-        return moments
-
-    def _ratios(self, logits: Tensor, m: Tensor, size: int) -> Tensor:
+    def _ratios(self, logits: tuple[Tensor, ...], rows: Tensor,
+                size: int) -> Tensor:
         """Softmax over the statistics, without 'in' where S = 1.
 
-        In m's dtype: ratios that add up to 1 in float32 only spoil the
-        gradients where means are large.
+        (2, K) or (2, G, K), in the dtype of the moments: ratios that add up
+        to 1 in float32 only spoil the gradients where means are large.
         """
-        logits = logits.to(m.dtype)
-        if size == 1 and 'in' in self.statistics and len(self.statistics) > 1:
-            logits = logits.clone()
-            logits[..., self.statistics.index('in')] = float('-inf')
+        logits = torch.stack(logits).to(rows.dtype)
+        if size == 1 and len(self.statistics) > 1:
+            for k, s in enumerate(self.statistics):
+                if isinstance(s, Instance):
+                    logits[..., k] = float('-inf')
         return logits.softmax(-1)
 
-    @staticmethod
-    def _columns(ratios: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        """K factors that broadcast over (N, C)."""
-        if ratios.dim() == 2:
-            repeats = m.shape[1] // ratios.shape[0]
-            ratios = ratios.repeat_interleave(repeats, dim=0)
-        return ratios.unbind(-1)
-
     # -- backward --------------------------------------------------------
-    def backward(self, m: Tensor, v: Tensor, size: int, state: State,
-                 params: tuple[Tensor, ...], d_mu: Tensor,
-                 d_var: Tensor) -> tuple[Tensor, ...]:
-        """(d_m, d_v, d_mean_weight, d_var_weight): Eq. 6 to 14."""
-        moments = self._moments(m, self._spread(v, size), state)
-        d_params, shares = [], []
-        for p, d, values in zip(params, (d_mu, d_var), zip(*moments)):
-            ratios = self._ratios(p, m, size)
-            d_params.append(_logit_grad(ratios, d, values).to(p.dtype))
-            shares.append([r * d for r in self._columns(ratios, m)])
-        d_m, d_v = torch.zeros_like(m), torch.zeros_like(v)
-        for name, (mean, _), d_mean, d_vark in zip(
-                self.statistics, moments, *shares):
-            g_mean, g_var = self._through(name, m, mean, d_mean, d_vark, size,
-                                          state)
-            d_m += g_mean
-            d_v += g_var
-        return (d_m, self._spread(d_v, size), *d_params)
-
-    def _through(self, name: str, m: Tensor, mean: Tensor, d_mean: Tensor,
-                 d_var: Tensor, size: int,
-                 state: State) -> tuple[Tensor, Tensor] | tuple[float, float]:
-        """(d_m, d_v) through the moments of one statistic."""
-        if name == 'in':
-            return d_mean, d_var
-        if name == 'bn':
-            if self.running is not None:
-                return 0., 0.
-            g_mean, g_var = self._batch_grads(
-                d_mean.sum(0), d_var.sum(0), m, size, state)
-            return g_mean + 2 * g_var * (m - mean), g_var
-        split = [self._split(name, t) for t in (d_mean, d_var)]
-        g_mean, g_var = (
-            t.mean(-1, keepdim=True).expand_as(t).reshape(m.shape)
-            for t in split)
-        return g_mean + 2 * g_var * (m - mean), g_var
-
-    def _batch_grads(self, d_mean: Tensor, d_var: Tensor, m: Tensor,
-                     size: int, state: State) -> tuple[Tensor, Tensor]:
-        """BN's gradients (C,), divided over the rows of the batch."""
-        count = max(m.shape[0], 1)
-        return d_mean / count, d_var / count
+    def backward(self, moments: Tensor, size: int, state: State,
+                 params: tuple[Tensor, ...],
+                 d_mixed: Tensor) -> tuple[Tensor, ...]:
+        """(d_moments, d_mean_weight, d_var_weight): Eq. 6 to 14."""
+        rows = self._spread(moments, size)
+        ratios = self._ratios(params, rows, size)
+        d_rows, pull, d_ratios = torch.zeros_like(rows), 0, []
+        for r, s, pooled in zip(
+                _columns(ratios, rows), self.statistics, self._pooled(state)):
+            values = s.expand(pooled, rows)
+            d_ratios.append(_ratio_grad(s, values, d_mixed, ratios))
+            if isinstance(s, Instance):
+                d_rows.addcmul_(r, d_mixed)
+            elif not s.constant:
+                # Where the ratios are the same for all channels, sum first:
+                # fewer numbers to multiply.
+                sums = (r * s.sum(d_mixed) if r.shape[2] == 1 else
+                        s.sum(r * d_mixed))
+                share = s.expand(s.average(sums, pooled, rows, size), rows)
+                d_rows += share
+                # var_k holds mean((m - mu_k)^2), which pulls on m as well.
+                pull = pull + share[1] * (rows[0] - values[0])
+        d_rows[0] += 2 * pull
+        d_ratios = torch.stack(d_ratios, dim=-1)
+        d_logits = ratios * (
+            d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
+        return (self._spread(d_rows, size),
+                *(d.to(p.dtype) for d, p in zip(d_logits, params)))
 
 
-def _pooled(m: Tensor, v: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Moments of the union of equally long rows, over ``dim`` (kept)."""
-    mean = m.mean(dim, keepdim=True)
-    var = (v + (m - mean).square()).mean(dim, keepdim=True)
-    return mean, var
+def _columns(ratios: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """K factors (2, 1, 1) or (2, 1, C) from ratios (2, K) or (2, G, K)."""
+    if ratios.dim() == 2:
+        ratios = ratios.unsqueeze(1)
+    else:
+        repeats = rows.shape[2] // ratios.shape[1]
+        ratios = ratios.repeat_interleave(repeats, dim=1)
+    return ratios.unsqueeze(1).unbind(-1)
 
 
-def _logit_grad(ratios: Tensor, d: Tensor,
-                values: tuple[Tensor, ...]) -> Tensor:
-    """Softmax backward of ratios (K,) or (G, K); d, values: (N, C)."""
-    groups = ratios.shape[0] if ratios.dim() == 2 else 1
-    d_ratios = torch.stack(
-        [(d * t).sum(0).view(groups, -1).sum(-1) for t in values], dim=-1)
-    d_ratios = d_ratios.view_as(ratios)
-    return ratios * (d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
+def _ratio_grad(s: Statistic, values: Tensor, d_mixed: Tensor,
+                ratios: Tensor) -> Tensor:
+    """Gradient of one statistic's ratios, (2,) or (2, G)."""
+    if ratios.dim() == 3:
+        products = (d_mixed * values).sum(1)
+        return products.view(2, ratios.shape[1], -1).sum(-1)
+    if values.shape != d_mixed.shape:
+        d_mixed = s.sum(d_mixed)
+    return (d_mixed * values).sum((1, 2))

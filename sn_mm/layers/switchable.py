@@ -11,7 +11,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sn_mm.functional import STATISTICS, SwitchMixing, normalize
+from sn_mm.functional import (STATISTICS, SwitchMixing, make_statistics,
+                              normalize)
+from sn_mm.functional.statistics import Batch, Running
 
 _AFFINE = ('weight', 'bias')
 _RUNNING = ('running_mean', 'running_var')
@@ -129,13 +131,15 @@ class _SwitchNorm(_InstanceNorm):
             return self._as_node(x)
         self._check_input_dim(x)
         self._warn_single_position(x)
-        batch = self._uses_batch()
-        running = None if batch else (self.running_mean, self.running_var)
-        y, state = normalize(x, self.weight, self.bias, self.eps,
-                             self._mixing(running), self.mean_weight,
-                             self.var_weight)
-        if state and self.training and self.track_running_stats:
-            self._track(x, *state)
+        batch = self._batch_statistic()
+        mixing = SwitchMixing(
+            make_statistics(self.statistics, batch, self.num_groups),
+            self.unbiased)
+        y, state = normalize(x, self.weight, self.bias, self.eps, mixing,
+                             self.mean_weight, self.var_weight)
+        if (self.training and self.track_running_stats
+                and not batch.constant):
+            self._track(x, *mixing.pooled(batch, state).squeeze(1))
         return y
 
     def ratios(self) -> dict[str, Tensor]:
@@ -175,9 +179,11 @@ class _SwitchNorm(_InstanceNorm):
             return True
         return self.training and not self.bn_eval
 
-    def _mixing(self, running: tuple[Tensor, Tensor] | None) -> SwitchMixing:
-        return SwitchMixing(self.statistics, self.num_groups, self.unbiased,
-                            running)
+    def _batch_statistic(self) -> Batch:
+        """BN's statistic in the current mode."""
+        if self._uses_batch():
+            return Batch()
+        return Running(self.running_mean, self.running_var)
 
     @torch.no_grad()
     def _track(self, x: Tensor, mean: Tensor, var: Tensor) -> None:

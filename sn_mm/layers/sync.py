@@ -7,8 +7,8 @@ import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from sn_mm.functional import SwitchMixing
-from sn_mm.functional.distributed import SyncSwitchMixing, world_size
+from sn_mm.functional.distributed import SyncBatch, world_size
+from sn_mm.functional.statistics import Batch
 
 from .switchable import SN2d
 
@@ -41,11 +41,10 @@ class SyncSN(SN2d):
                 and 'bn' in self.statistics
                 and world_size(self.process_group) > 1)
 
-    def _mixing(self, running: tuple[Tensor, Tensor] | None) -> SwitchMixing:
-        if not self._syncs():
-            return super()._mixing(running)
-        return SyncSwitchMixing(self.statistics, self.num_groups,
-                                self.unbiased, running, self.process_group)
+    def _batch_statistic(self) -> Batch:
+        if self._syncs():
+            return SyncBatch(self.process_group)
+        return super()._batch_statistic()
 
     @torch.no_grad()
     def _track(self, x: Tensor, mean: Tensor, var: Tensor,
@@ -53,7 +52,7 @@ class SyncSN(SN2d):
         if count is None:
             return super()._track(x, mean, var)
         # No branch on count: reading it would stall a GPU.
-        seen = count > 0
+        seen = count[0] > 0
         self.num_batches_tracked.add_(seen)
         step = self.momentum
         if step is None:

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from sn_mm import SN2d
-from sn_mm.functional import (STATISTICS, Mixing, SwitchMixing, normalize,
+from sn_mm.functional import (STATISTICS, Mixing, SwitchMixing,
+                              make_statistics, normalize,
                               switchable_norm_reference)
 from sn_mm.functional.normalize import composite
+from sn_mm.functional.statistics import Batch
 from tests.utils import (assert_close, randomize, relative_error, run,
                          run_reference)
 
@@ -19,6 +21,10 @@ SUBSETS = [
 # width divides, RoI-like, more channels than positions, one sample
 SHAPES = [((2, 12, 1, 1), 1), ((3, 4, 1, 7), 2), ((2, 8, 13, 9), 4),
           ((17, 4, 7, 7), 1), ((2, 36, 3, 2), 3), ((1, 8, 5, 6), 1)]
+
+
+def mixing_for(names, num_groups, unbiased=False, cls=SwitchMixing):
+    return cls(make_statistics(names, Batch(), num_groups), unbiased)
 
 
 def layer_for(shape, groups, **kwargs):
@@ -71,7 +77,7 @@ def test_gradcheck(unbiased):
         torch.randn(2, 4, dtype=torch.double, requires_grad=True)
         for _ in range(2)
     ]
-    mixing = SwitchMixing(STATISTICS, 2, unbiased)
+    mixing = mixing_for(STATISTICS, 2, unbiased)
     assert torch.autograd.gradcheck(
         lambda x, w, b, *r: normalize(x, w, b, 1e-3, mixing, *r)[0],
         (x, *params, *ratios))
@@ -142,7 +148,8 @@ def test_default_backward_of_a_mixing_is_autograd(statistics):
     dy = torch.randn_like(x)
     grads = []
     for cls in (SwitchMixing, AutogradSwitch):
-        y, _ = normalize(x, None, None, 1e-5, cls(statistics, 4), *params)
+        mixing = mixing_for(statistics, 4, cls=cls)
+        y, _ = normalize(x, None, None, 1e-5, mixing, *params)
         grads.append(torch.autograd.grad(y, (x, *params), dy))
     for ours, autograd in zip(*grads):
         assert relative_error(ours, autograd) < 1e-6
@@ -156,7 +163,7 @@ def test_composite_equals_the_fused_function(shape):
     x.requires_grad_()
     results = []
     for function in (normalize, composite):
-        y, state = function(x, *affine, 1e-5, SwitchMixing(STATISTICS, 4),
+        y, state = function(x, *affine, 1e-5, mixing_for(STATISTICS, 4),
                             *params)
         grads = torch.autograd.grad(y, (x, *affine, *params), dy)
         results.append((y, *grads, *state))

@@ -28,18 +28,17 @@ def spatial_size(x: Tensor) -> int:
     return math.prod(x.shape[2:])
 
 
-def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def instance_moments(x: Tensor) -> Tensor:
     """Mean and biased variance of every (n, c) row.
 
     Args:
         x: (N, C, *spatial), not empty.
 
     Returns:
-        m, v, each (N, C), float64 (see :func:`widen`).
+        (2, N, C), means and variances, float64 (see :func:`widen`).
     """
     rows = _rows(x)
-    m, v = _backend(rows).moments(rows)
-    return m.view(x.shape[:2]), v.view(x.shape[:2])
+    return _backend(rows).moments(rows).view(2, *x.shape[:2])
 
 
 def affine(x: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ _FAR = 1e4
 _aten = torch.ops.aten
 
 
-def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every row (R, S), each (R,), float64."""
+def moments(rows: Tensor) -> Tensor:
+    """Mean and biased variance (2, R) of every row (R, S), float64."""
     count, size = rows.shape
     view = rows.view(1, count, size, 1)
     if rows.is_cuda:
@@ -40,7 +40,7 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
         shift, spread = (
             widen(s) / size for s in _sums(rows - m[:, None], rows, m))
         mean, v = mean + shift, (spread - shift.square()).clamp_(min=0)
-    return mean, v
+    return torch.stack([mean, v])
 
 
 def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

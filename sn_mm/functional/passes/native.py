@@ -35,12 +35,12 @@ def takes(rows: Tensor) -> bool:
             and type(rows) is Tensor and _library() is not None)
 
 
-def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every row (R, S), each (R,), float64."""
-    mean, var = _vectors(rows)
-    _library().sn_moments(_at(rows), *rows.shape, _at(mean), _at(var),
+def moments(rows: Tensor) -> Tensor:
+    """Mean and biased variance (2, R) of every row (R, S), float64."""
+    out = _pair(rows)
+    _library().sn_moments(_at(rows), *rows.shape, _at(out[0]), _at(out[1]),
                           torch.get_num_threads())
-    return mean, var
+    return out
 
 
 def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def grad_sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy * (rows - m)), each (R,), float64."""
     m, = _doubles(m)
-    s0, s1 = _vectors(rows)
-    _library().sn_grad_sums(_at(dy), _at(rows), *rows.shape, _at(m), _at(s0),
-                            _at(s1), torch.get_num_threads())
-    return s0, s1
+    out = _pair(rows)
+    _library().sn_grad_sums(_at(dy), _at(rows), *rows.shape, _at(m),
+                            _at(out[0]), _at(out[1]), torch.get_num_threads())
+    return tuple(out)
 
 
 def input_grad(dy: Tensor, rows: Tensor, m: Tensor, scale: Tensor,
@@ -76,9 +76,8 @@ def _at(t: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(t.data_ptr())
 
 
-def _vectors(rows: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(
-        torch.empty(rows.shape[0], dtype=torch.float64) for _ in range(2))
+def _pair(rows: Tensor) -> Tensor:
+    return torch.empty(2, rows.shape[0], dtype=torch.float64)
 
 
 def _doubles(*ts: Tensor) -> list[Tensor]:
