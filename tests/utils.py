@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What several tests share: the oracle's run and the error measure."""
+
 from __future__ import annotations
 
 import torch
@@ -12,7 +13,7 @@ def relative_error(got: Tensor, want: Tensor, floor: float = 1e-3) -> float:
     """Largest error over the largest value of ``want`` (at least floor)."""
     if not want.numel():
         assert got.shape == want.shape
-        return 0.
+        return 0.0
     error = (got.detach().double() - want.detach().double()).abs().max()
     return float(error / want.detach().abs().max().clamp(min=floor))
 
@@ -40,8 +41,9 @@ def run(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     return dict(zip(('y', 'x', *names), (y.detach(), *grads)))
 
 
-def run_reference(layer: nn.Module, x: Tensor, dy: Tensor,
-                  use_running: bool) -> dict[str, Tensor]:
+def run_reference(
+    layer: nn.Module, x: Tensor, dy: Tensor, use_running: bool
+) -> dict[str, Tensor]:
     """:func:`run` of an SN layer by float64 autograd through the oracle."""
     x = x.detach().double().requires_grad_()
     params = {
@@ -53,11 +55,20 @@ def run_reference(layer: nn.Module, x: Tensor, dy: Tensor,
     else:
         running = (None, None)
     y = switchable_norm_reference(
-        x, params['mean_weight'], params['var_weight'], params.get('weight'),
-        params.get('bias'), *running, statistics=layer.statistics,
-        unbiased=layer.unbiased, num_groups=layer.num_groups, eps=layer.eps)
+        x,
+        params['mean_weight'],
+        params['var_weight'],
+        params.get('weight'),
+        params.get('bias'),
+        *running,
+        statistics=layer.statistics,
+        unbiased=layer.unbiased,
+        num_groups=layer.num_groups,
+        eps=layer.eps,
+    )
     grads = torch.autograd.grad(
-        y, (x, *params.values()), dy.double(), allow_unused=True)
+        y, (x, *params.values()), dy.double(), allow_unused=True
+    )
     grads = [
         torch.zeros_like(p) if g is None else g
         for g, p in zip(grads, (x, *params.values()))
@@ -65,8 +76,9 @@ def run_reference(layer: nn.Module, x: Tensor, dy: Tensor,
     return dict(zip(('y', 'x', *params), (y.detach(), *grads)))
 
 
-def assert_close(got: dict[str, Tensor], want: dict[str, Tensor],
-                 tolerance: float) -> None:
+def assert_close(
+    got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float
+) -> None:
     """Every tensor within ``tolerance`` by :func:`relative_error`."""
     assert got.keys() == want.keys()
     for name, value in got.items():

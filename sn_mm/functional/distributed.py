@@ -4,6 +4,7 @@
 "Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
 TPAMI 2019, SyncSN: Eq. 15 to 25. One collective forward, one backward.
 """
+
 from __future__ import annotations
 
 import torch
@@ -36,7 +37,7 @@ class SyncBatch(Batch):
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
         local = super().pool(rows, size).flatten()
-        count = local.new_full((1, ), rows.shape[1] * size)
+        count = local.new_full((1,), rows.shape[1] * size)
         parts = all_gather(torch.cat([local, count]), self.group)
         channels = rows.shape[2]
         means, variances, counts = parts.split([channels, channels, 1], 1)
@@ -63,8 +64,9 @@ def all_gather(t: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return out
 
 
-def merge_moments(means: Tensor, variances: Tensor,
-                  counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def merge_moments(
+    means: Tensor, variances: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of the union of P parts from each part's own.
 
     Centred (parallel variance), so a large mean costs no digits. Parts of

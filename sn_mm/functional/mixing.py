@@ -8,6 +8,7 @@ normalizer is a new mixing.
 Moments are stacked: ``moments[0]`` are means, ``moments[1]`` biased
 variances, so that one small operation serves both.
 """
+
 from __future__ import annotations
 
 import torch
@@ -38,8 +39,9 @@ class Mixing:
         """
         return ()
 
-    def mix(self, moments: Tensor, size: int, state: State,
-            *params: Tensor) -> Tensor:
+    def mix(
+        self, moments: Tensor, size: int, state: State, *params: Tensor
+    ) -> Tensor:
         """Moments to normalize with, broadcastable to (2, N, C).
 
         Args:
@@ -49,9 +51,14 @@ class Mixing:
         """
         raise NotImplementedError
 
-    def backward(self, moments: Tensor, size: int, state: State,
-                 params: tuple[Tensor, ...],
-                 d_mixed: Tensor) -> tuple[Tensor, ...]:
+    def backward(
+        self,
+        moments: Tensor,
+        size: int,
+        state: State,
+        params: tuple[Tensor, ...],
+        d_mixed: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Vector-Jacobian product of collect and mix.
 
         Args:
@@ -66,8 +73,8 @@ class Mixing:
             state = self.collect(inputs[0], size)
             mixed = self.mix(inputs[0], size, state, *inputs[1:])
             mixed = mixed.expand_as(moments)
-        grads = torch.autograd.grad(
-            mixed, inputs, d_mixed, allow_unused=True)
+        grads = torch.autograd.grad(mixed, inputs, d_mixed, allow_unused=True)
         return tuple(
             torch.zeros_like(t) if g is None else g
-            for t, g in zip(inputs, grads))
+            for t, g in zip(inputs, grads)
+        )

@@ -9,6 +9,7 @@
 
 Only x and the instance moments are kept for backward.
 """
+
 from __future__ import annotations
 
 import torch
@@ -19,9 +20,14 @@ from . import passes
 from .mixing import Mixing, State
 
 
-def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None,
-              eps: float, mixing: Mixing,
-              *params: Tensor) -> tuple[Tensor, State]:
+def normalize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing: Mixing,
+    *params: Tensor,
+) -> tuple[Tensor, State]:
     """Normalize x with the moments that ``mixing`` makes of its own.
 
     Args:
@@ -41,9 +47,14 @@ def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None,
     return y, tuple(state)
 
 
-def composite(x: Tensor, weight: Tensor | None, bias: Tensor | None,
-              eps: float, mixing: Mixing,
-              *params: Tensor) -> tuple[Tensor, State]:
+def composite(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing: Mixing,
+    *params: Tensor,
+) -> tuple[Tensor, State]:
     """:func:`normalize` in plain operations, for compilers and exporters."""
     wide = x.to(passes.accumulation_dtype(x.dtype)).flatten(2)
     m = wide.mean(-1)
@@ -57,7 +68,6 @@ def composite(x: Tensor, weight: Tensor | None, bias: Tensor | None,
 
 
 class _Normalize(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, weight, bias, eps, mixing, *params):
         moments = _moments(x)
@@ -66,7 +76,8 @@ class _Normalize(torch.autograd.Function):
         mu, var = mixing.mix(moments, size, state, *params)
         scale, shift = (
             t.expand_as(m)
-            for t in _scale_shift(mu - m, var, weight, bias, eps))
+            for t in _scale_shift(mu - m, var, weight, bias, eps)
+        )
         y = passes.affine(x, m, scale, shift) if x.numel() else x.clone()
         kept = moments if _worth_keeping(moments, x) else None
         ctx.save_for_backward(x, kept, weight, bias, *params, *state)
@@ -78,8 +89,8 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy, *_):
         x, moments, weight, bias, *rest = ctx.saved_tensors
-        params = tuple(rest[:ctx.num_params])
-        state = tuple(rest[ctx.num_params:])
+        params = tuple(rest[: ctx.num_params])
+        state = tuple(rest[ctx.num_params :])
         if moments is None:
             moments = _moments(x)
         m, size = moments[0], passes.spatial_size(x)
@@ -91,16 +102,26 @@ class _Normalize(torch.autograd.Function):
         s1 = torch.addcmul(s1, m - mu, s0).mul_(rstd)
         d_mixed = torch.stack([-scale * s0, -0.5 * scale * rstd * s1])
         d_moments, *d_params = ctx.mixing.backward(
-            moments, size, state, params, d_mixed)
+            moments, size, state, params, d_mixed
+        )
         d_x = None
         if ctx.needs_input_grad[0]:
             d_m, d_v = d_moments / max(size, 1)
-            d_x = torch.empty_like(x) if not x.numel() else passes.input_grad(
-                dy, x, m, scale, 2 * d_v, d_m)
+            d_x = (
+                torch.empty_like(x)
+                if not x.numel()
+                else passes.input_grad(dy, x, m, scale, 2 * d_v, d_m)
+            )
         d_weight = None if weight is None else s1.sum(0)
         d_bias = None if bias is None else s0.sum(0)
-        return (d_x, _as(d_weight, weight), _as(d_bias, bias), None, None,
-                *(_as(d, p) for d, p in zip(d_params, params)))
+        return (
+            d_x,
+            _as(d_weight, weight),
+            _as(d_bias, bias),
+            None,
+            None,
+            *(_as(d, p) for d, p in zip(d_params, params)),
+        )
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -120,8 +141,13 @@ def _worth_keeping(moments: Tensor, x: Tensor) -> bool:
     return kept <= 0.02 * x.numel() * x.element_size() or not x.numel()
 
 
-def _scale_shift(distance: Tensor, var: Tensor, weight: Tensor | None,
-                 bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def _scale_shift(
+    distance: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
     """Factor and summand for x - m; distance is mu - m."""
     scale = (var + eps).rsqrt()
     if weight is not None:

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization as the paper writes it: the tests' oracle."""
+
 from __future__ import annotations
 
 import torch
@@ -7,18 +8,19 @@ from torch import Tensor
 
 
 def switchable_norm_reference(
-        x: Tensor,
-        mean_weight: Tensor,
-        var_weight: Tensor,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        running_mean: Tensor | None = None,
-        running_var: Tensor | None = None,
-        *,
-        statistics: tuple[str, ...] = ('in', 'ln', 'bn'),
-        unbiased: bool = False,
-        num_groups: int = 32,
-        eps: float = 1e-5) -> Tensor:
+    x: Tensor,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    statistics: tuple[str, ...] = ('in', 'ln', 'bn'),
+    unbiased: bool = False,
+    num_groups: int = 32,
+    eps: float = 1e-5,
+) -> Tensor:
     """SN by the definitions of its statistics (ICLR paper, Eq. 2, 3 and 5).
 
     Every moment is taken directly over the axes that define it; autograd
@@ -44,7 +46,8 @@ def switchable_norm_reference(
     ]
     mu, var = (
         sum(r * t[i] for r, t in zip(_ratios(w, flat, statistics), moments))
-        for i, w in enumerate((mean_weight, var_weight)))
+        for i, w in enumerate((mean_weight, var_weight))
+    )
     y = (flat - mu) / torch.sqrt(var + eps)
     if weight is not None:
         y = y * weight[:, None]
@@ -53,11 +56,13 @@ def switchable_norm_reference(
     return y.view(x.shape)
 
 
-def _ratios(logits: Tensor, x: Tensor,
-            statistics: tuple[str, ...]) -> list[Tensor]:
+def _ratios(
+    logits: Tensor, x: Tensor, statistics: tuple[str, ...]
+) -> list[Tensor]:
     """K factors (1, C, 1); 'in' gets none where a row has one position."""
     keep = [
-        k for k, name in enumerate(statistics)
+        k
+        for k, name in enumerate(statistics)
         if name != 'in' or x.shape[-1] > 1 or len(statistics) == 1
     ]
     logits = logits.reshape(-1, len(statistics))
@@ -67,9 +72,14 @@ def _ratios(logits: Tensor, x: Tensor,
     return [r.view(1, -1, 1) for r in ratios.unbind(1)]
 
 
-def _moments(name: str, x: Tensor, unbiased: bool, num_groups: int,
-             running_mean: Tensor | None,
-             running_var: Tensor | None) -> tuple[Tensor, Tensor]:
+def _moments(
+    name: str,
+    x: Tensor,
+    unbiased: bool,
+    num_groups: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     if name == 'bn' and running_mean is not None:
         return running_mean.view(1, -1, 1), running_var.view(1, -1, 1)
     if name == 'gn':
@@ -90,5 +100,6 @@ def _moments(name: str, x: Tensor, unbiased: bool, num_groups: int,
     if name == 'gn':
         mean, var = (
             t.repeat_interleave(x.shape[1] // num_groups, dim=1)
-            for t in (mean, var))
+            for t in (mean, var)
+        )
     return mean, var

@@ -5,9 +5,10 @@ LN, BN and GN moments come from the instance moments (ICLR paper, Eq. 4), in
 the form that does not cancel: mean(m) and mean(v) + var(m), biased, over the
 rows that a statistic pools.
 """
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ class Statistic:
         """Sums of t (2, N, C) over what is pooled: the adjoint of expand."""
         raise NotImplementedError
 
-    def average(self, sums: Tensor, pooled: Tensor, rows: Tensor,
-                size: int) -> Tensor:
+    def average(
+        self, sums: Tensor, pooled: Tensor, rows: Tensor, size: int
+    ) -> Tensor:
         """Each row's share in the gradient ``sums`` of the pooled mean."""
         raise NotImplementedError
 
@@ -118,8 +120,9 @@ def _pooled(rows: Tensor, dim: int) -> Tensor:
 STATISTICS = ('in', 'ln', 'bn', 'gn')
 
 
-def make_statistics(names: Sequence[str], batch: Batch,
-                    num_groups: int) -> list[Statistic]:
+def make_statistics(
+    names: Sequence[str], batch: Batch, num_groups: int
+) -> list[Statistic]:
     """Statistics by name (of :data:`STATISTICS`).
 
     Args:
@@ -127,6 +130,9 @@ def make_statistics(names: Sequence[str], batch: Batch,
         num_groups: channel groups of 'gn'.
     """
     known = {
-        'in': Instance(), 'ln': Layer(), 'bn': batch, 'gn': Group(num_groups)
+        'in': Instance(),
+        'ln': Layer(),
+        'bn': batch,
+        'gn': Group(num_groups),
     }
     return [known[name] for name in names]

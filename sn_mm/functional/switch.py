@@ -6,9 +6,10 @@ Normalization", ICLR 2019, and "Switchable Normalization for
 Learning-to-Normalize Deep Neural Networks", TPAMI 2019: Eq. 3 to 5 and,
 backward, Eq. 6 to 14.
 """
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,8 +37,9 @@ class SwitchMixing(Mixing):
     renormalized.
     """
 
-    def __init__(self, statistics: Sequence[Statistic],
-                 unbiased: bool = False) -> None:
+    def __init__(
+        self, statistics: Sequence[Statistic], unbiased: bool = False
+    ) -> None:
         self.statistics = statistics
         self.unbiased = unbiased
 
@@ -46,16 +48,23 @@ class SwitchMixing(Mixing):
         """The pooled moments of every statistic that pools, in order."""
         rows = self._spread(moments, size)
         return tuple(
-            s.pool(rows, size) for s in self.statistics
-            if not isinstance(s, Instance))
+            s.pool(rows, size)
+            for s in self.statistics
+            if not isinstance(s, Instance)
+        )
 
-    def mix(self, moments: Tensor, size: int, state: State,
-            *params: Tensor) -> Tensor:
+    def mix(
+        self, moments: Tensor, size: int, state: State, *params: Tensor
+    ) -> Tensor:
         """See the base class."""
         rows = self._spread(moments, size)
         ratios = _columns(self._ratios(params, rows, size), rows)
-        terms = [(r, s.expand(pooled, rows)) for r, s, pooled in zip(
-            ratios, self.statistics, self._pooled(state))]
+        terms = [
+            (r, s.expand(pooled, rows))
+            for r, s, pooled in zip(
+                ratios, self.statistics, self._pooled(state)
+            )
+        ]
         # Small terms first: most are (2, N, 1) or (2, 1, C).
         terms.sort(key=lambda term: term[1].numel())
         mixed = terms[0][0] * terms[0][1]
@@ -81,8 +90,9 @@ class SwitchMixing(Mixing):
         mean, var = moments.unbind(0)
         return torch.stack([mean, var * (size / (size - 1))])
 
-    def _ratios(self, logits: tuple[Tensor, ...], rows: Tensor,
-                size: int) -> Tensor:
+    def _ratios(
+        self, logits: tuple[Tensor, ...], rows: Tensor, size: int
+    ) -> Tensor:
         """Softmax over the statistics, without 'in' where S = 1.
 
         (2, K) or (2, G, K), in the dtype of the moments: ratios that add up
@@ -96,15 +106,21 @@ class SwitchMixing(Mixing):
         return logits.softmax(-1)
 
     # -- backward --------------------------------------------------------
-    def backward(self, moments: Tensor, size: int, state: State,
-                 params: tuple[Tensor, ...],
-                 d_mixed: Tensor) -> tuple[Tensor, ...]:
+    def backward(
+        self,
+        moments: Tensor,
+        size: int,
+        state: State,
+        params: tuple[Tensor, ...],
+        d_mixed: Tensor,
+    ) -> tuple[Tensor, ...]:
         """(d_moments, d_mean_weight, d_var_weight): Eq. 6 to 14."""
         rows = self._spread(moments, size)
         ratios = self._ratios(params, rows, size)
         d_rows, pull, d_ratios = torch.zeros_like(rows), 0, []
         for r, s, pooled in zip(
-                _columns(ratios, rows), self.statistics, self._pooled(state)):
+            _columns(ratios, rows), self.statistics, self._pooled(state)
+        ):
             values = s.expand(pooled, rows)
             d_ratios.append(_ratio_grad(s, values, d_mixed, ratios))
             if isinstance(s, Instance):
@@ -112,8 +128,11 @@ class SwitchMixing(Mixing):
             elif not s.constant:
                 # Where the ratios are the same for all channels, sum first:
                 # fewer numbers to multiply.
-                sums = (r * s.sum(d_mixed) if r.shape[2] == 1 else
-                        s.sum(r * d_mixed))
+                sums = (
+                    r * s.sum(d_mixed)
+                    if r.shape[2] == 1
+                    else s.sum(r * d_mixed)
+                )
                 share = s.expand(s.average(sums, pooled, rows, size), rows)
                 d_rows += share
                 # var_k holds mean((m - mu_k)^2), which pulls on m as well.
@@ -121,9 +140,12 @@ class SwitchMixing(Mixing):
         d_rows[0] += 2 * pull
         d_ratios = torch.stack(d_ratios, dim=-1)
         d_logits = ratios * (
-            d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
-        return (self._spread(d_rows, size),
-                *(d.to(p.dtype) for d, p in zip(d_logits, params)))
+            d_ratios - (ratios * d_ratios).sum(-1, keepdim=True)
+        )
+        return (
+            self._spread(d_rows, size),
+            *(d.to(p.dtype) for d, p in zip(d_logits, params)),
+        )
 
 
 def _columns(ratios: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
@@ -136,8 +158,9 @@ def _columns(ratios: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
     return ratios.unsqueeze(1).unbind(-1)
 
 
-def _ratio_grad(s: Statistic, values: Tensor, d_mixed: Tensor,
-                ratios: Tensor) -> Tensor:
+def _ratio_grad(
+    s: Statistic, values: Tensor, d_mixed: Tensor, ratios: Tensor
+) -> Tensor:
     """Gradient of one statistic's ratios, (2,) or (2, G)."""
     if ratios.dim() == 3:
         products = (d_mixed * values).sum(1)

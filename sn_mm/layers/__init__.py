@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The normalization layers: importing this package registers them."""
+
 from .switchable import SN1d, SN2d, SN3d
 from .sync import SyncSN
 

@@ -1,18 +1,23 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization layers."""
+
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sn_mm.functional import (STATISTICS, SwitchMixing, make_statistics,
-                              normalize)
+from sn_mm.functional import (
+    STATISTICS,
+    SwitchMixing,
+    make_statistics,
+    normalize,
+)
 from sn_mm.functional.statistics import Batch, Running
 
 _AFFINE = ('weight', 'bias')
@@ -78,19 +83,21 @@ class _SwitchNorm(_InstanceNorm):
     _abbr_ = 'sn'
     _ranks: tuple[int, ...] = ()
 
-    def __init__(self,
-                 num_features: int,
-                 eps: float = 1e-5,
-                 momentum: float | None = 0.1,
-                 affine: bool = True,
-                 track_running_stats: bool = True,
-                 statistics: Sequence[str] = ('in', 'ln', 'bn'),
-                 unbiased: bool = False,
-                 bn_eval: bool = False,
-                 num_groups: int = 32,
-                 ratio_groups: int = 1,
-                 device=None,
-                 dtype=None) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        statistics: Sequence[str] = ('in', 'ln', 'bn'),
+        unbiased: bool = False,
+        bn_eval: bool = False,
+        num_groups: int = 32,
+        ratio_groups: int = 1,
+        device=None,
+        dtype=None,
+    ) -> None:
         _check_count('num_features', num_features)
         statistics = _check_statistics(statistics)
         if 'gn' in statistics:
@@ -101,21 +108,30 @@ class _SwitchNorm(_InstanceNorm):
             raise ValueError(
                 f'bn_eval=True needs running BN statistics, but statistics='
                 f'{statistics} and track_running_stats={track_running_stats}; '
-                "include 'bn' and track, or leave bn_eval out")
-        super().__init__(num_features, eps, momentum, affine, tracks,
-                         device=device, dtype=dtype)
+                "include 'bn' and track, or leave bn_eval out"
+            )
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            tracks,
+            device=device,
+            dtype=dtype,
+        )
         self.statistics = statistics
         self.unbiased = unbiased
         self.bn_eval = bn_eval
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
-        shape = (len(statistics), )
+        shape = (len(statistics),)
         if ratio_groups > 1:
             shape = (ratio_groups, *shape)
         for name in _RATIOS:
             self.register_parameter(
                 name,
-                nn.Parameter(torch.ones(shape, device=device, dtype=dtype)))
+                nn.Parameter(torch.ones(shape, device=device, dtype=dtype)),
+            )
         self._warned = False
 
     def reset_parameters(self) -> None:
@@ -134,11 +150,18 @@ class _SwitchNorm(_InstanceNorm):
         batch = self._batch_statistic()
         mixing = SwitchMixing(
             make_statistics(self.statistics, batch, self.num_groups),
-            self.unbiased)
-        y, state = normalize(x, self.weight, self.bias, self.eps, mixing,
-                             self.mean_weight, self.var_weight)
-        if (self.training and self.track_running_stats
-                and not batch.constant):
+            self.unbiased,
+        )
+        y, state = normalize(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            mixing,
+            self.mean_weight,
+            self.var_weight,
+        )
+        if self.training and self.track_running_stats and not batch.constant:
             self._track(x, *mixing.pooled(batch, state).squeeze(1))
         return y
 
@@ -146,17 +169,22 @@ class _SwitchNorm(_InstanceNorm):
         """What the layer chose: softmaxed, detached, shaped as the logits."""
         return {
             'mean': self.mean_weight.detach().softmax(-1),
-            'var': self.var_weight.detach().softmax(-1)
+            'var': self.var_weight.detach().softmax(-1),
         }
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
-        text = (f'{self.num_features}, eps={self.eps}, '
-                f'momentum={self.momentum}, affine={self.affine}, '
-                f'track_running_stats={self.track_running_stats}, '
-                f'statistics={self.statistics}')
-        for name, default in (('unbiased', False), ('bn_eval', False),
-                              ('ratio_groups', 1)):
+        text = (
+            f'{self.num_features}, eps={self.eps}, '
+            f'momentum={self.momentum}, affine={self.affine}, '
+            f'track_running_stats={self.track_running_stats}, '
+            f'statistics={self.statistics}'
+        )
+        for name, default in (
+            ('unbiased', False),
+            ('bn_eval', False),
+            ('ratio_groups', 1),
+        ):
             if getattr(self, name) != default:
                 text += f', {name}={getattr(self, name)}'
         if 'gn' in self.statistics:
@@ -170,7 +198,7 @@ class _SwitchNorm(_InstanceNorm):
         ``fuse``) then see a module that is no batch norm.
         """
         name = x.tracer.path_of_module(self)
-        return x.tracer.create_proxy('call_module', name, (x, ), {})
+        return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- statistics ------------------------------------------------------
     def _uses_batch(self) -> bool:
@@ -204,15 +232,19 @@ class _SwitchNorm(_InstanceNorm):
             raise ValueError(
                 f'{name} expects input of rank '
                 f'{" or ".join(map(str, self._ranks))} (N, C, ...), got '
-                f'shape {tuple(x.shape)}')
+                f'shape {tuple(x.shape)}'
+            )
         if x.shape[1] != self.num_features:
             raise ValueError(
                 f'{name}(num_features={self.num_features}) got input with '
                 f'{x.shape[1]} channels, shape {tuple(x.shape)}; build the '
-                f'layer with num_features={x.shape[1]}')
+                f'layer with num_features={x.shape[1]}'
+            )
         if not x.is_floating_point():
-            raise TypeError(f'{name} expects a floating-point input, got '
-                            f'{x.dtype}; convert it with .float()')
+            raise TypeError(
+                f'{name} expects a floating-point input, got '
+                f'{x.dtype}; convert it with .float()'
+            )
 
     def _warn_single_position(self, x: Tensor) -> None:
         drops = 'in' in self.statistics and len(self.statistics) > 1
@@ -223,13 +255,28 @@ class _SwitchNorm(_InstanceNorm):
             'SN on a map of a single position, which has no instance '
             "variance: the 'in' statistic is left out there. The paper "
             '(TPAMI, Table XI) advises another norm for such layers.',
-            stacklevel=3)
+            stacklevel=3,
+        )
 
     # -- checkpoints -----------------------------------------------------
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata,
-                              strict, missing_keys, unexpected_keys,
-                              error_msgs) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict,
+        prefix,
+        local_metadata,
+        strict,
+        missing_keys,
+        unexpected_keys,
+        error_msgs,
+    ) -> None:
         self._migrate(state_dict, prefix)
+        if local_metadata.get('unbiased', self.unbiased) != self.unbiased:
+            warnings.warn(
+                f'the checkpoint was trained with unbiased='
+                f'{not self.unbiased}, the model has unbiased={self.unbiased}:'
+                f' set unbiased={not self.unbiased} in norm_cfg, or outputs '
+                'differ by percents in the last stages'
+            )
         shape = tuple(self.mean_weight.shape)
         for name in _RATIOS:
             value = state_dict.get(prefix + name)
@@ -239,12 +286,19 @@ class _SwitchNorm(_InstanceNorm):
                     f'layer has statistics={self.statistics}, ratio_groups='
                     f'{self.ratio_groups} and needs {shape}: set statistics '
                     "in norm_cfg to the checkpoint's (three ratios: "
-                    "('in', 'ln', 'bn'), two: ('in', 'ln'))")
+                    "('in', 'ln', 'bn'), two: ('in', 'ln'))"
+                )
         # _InstanceNorm's own loader refuses running statistics without
         # version metadata; here they are plain unexpected keys.
         super(_InstanceNorm, self)._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys,
-            unexpected_keys, error_msgs)
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
 
     def _migrate(self, state_dict, prefix: str) -> None:
         """Public layout to ours, by evidence: keys and shapes.
@@ -254,35 +308,42 @@ class _SwitchNorm(_InstanceNorm):
         """
         for name in _AFFINE + _RUNNING:
             value = state_dict.get(prefix + name)
-            if (isinstance(value, Tensor) and value.dim() > 1
-                    and value.shape[:1] == (1, )
-                    and value.numel() == value.shape[1]):
+            if (
+                isinstance(value, Tensor)
+                and value.dim() > 1
+                and value.shape[:1] == (1,)
+                and value.numel() == value.shape[1]
+            ):
                 state_dict[prefix + name] = value.reshape(-1)
         count = prefix + 'num_batches_tracked'
-        if (self.track_running_stats and count not in state_dict
-                and prefix + 'running_mean' in state_dict):
+        if (
+            self.track_running_stats
+            and count not in state_dict
+            and prefix + 'running_mean' in state_dict
+        ):
             state_dict[count] = torch.zeros_like(self.num_batches_tracked)
 
 
 @MODELS.register_module()
 class SN1d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(r'(N, C, \*spatial)',
-                                          '(N, C) or (N, C, L)')
+    __doc__ = _SwitchNorm.__doc__.replace(
+        r'(N, C, \*spatial)', '(N, C) or (N, C, L)'
+    )
     _ranks = (2, 3)
 
 
 @MODELS.register_module(name=['SN', 'SN2d'])
 class SN2d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(r'(N, C, \*spatial)',
-                                          '(N, C, H, W)')
-    _ranks = (4, )
+    __doc__ = _SwitchNorm.__doc__.replace(r'(N, C, \*spatial)', '(N, C, H, W)')
+    _ranks = (4,)
 
 
 @MODELS.register_module()
 class SN3d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(r'(N, C, \*spatial)',
-                                          '(N, C, D, H, W)')
-    _ranks = (5, )
+    __doc__ = _SwitchNorm.__doc__.replace(
+        r'(N, C, \*spatial)', '(N, C, D, H, W)'
+    )
+    _ranks = (5,)
 
 
 def _check_count(name: str, value: int) -> None:
@@ -297,23 +358,31 @@ def _check_divides(name: str, value: int, num_features: int) -> None:
     if num_features % value:
         raise ValueError(
             f'{name}={value} does not divide num_features={num_features}; '
-            f'choose a divisor of {num_features}')
+            f'choose a divisor of {num_features}'
+        )
 
 
 def _check_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
     allowed = ', '.join(map(repr, STATISTICS))
-    if isinstance(statistics, str) or not isinstance(statistics,
-                                                     (list, tuple)):
-        raise TypeError(f'statistics must be a tuple or list of names out of '
-                        f'{allowed}, got {statistics!r}')
+    if isinstance(statistics, str) or not isinstance(
+        statistics, (list, tuple)
+    ):
+        raise TypeError(
+            f'statistics must be a tuple or list of names out of '
+            f'{allowed}, got {statistics!r}'
+        )
     if not statistics:
-        raise ValueError(f'statistics is empty; name at least one of '
-                         f'{allowed}')
+        raise ValueError(
+            f'statistics is empty; name at least one of {allowed}'
+        )
     for name in statistics:
         if name not in STATISTICS:
-            raise ValueError(f'unknown statistic {name!r} in {statistics!r}; '
-                             f'choose from {allowed}')
+            raise ValueError(
+                f'unknown statistic {name!r} in {statistics!r}; '
+                f'choose from {allowed}'
+            )
     if len(set(statistics)) != len(statistics):
-        raise ValueError(f'duplicate statistic in {statistics!r}; name each '
-                         f'one once')
+        raise ValueError(
+            f'duplicate statistic in {statistics!r}; name each one once'
+        )
     return tuple(statistics)

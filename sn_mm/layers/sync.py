@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Synchronized Switchable Normalization."""
+
 from __future__ import annotations
 
 import torch
@@ -30,16 +31,23 @@ class SyncSN(SN2d):
         others: as for :class:`SN2d`. State dicts are interchangeable.
     """
 
-    def __init__(self, num_features: int, *args,
-                 process_group: dist.ProcessGroup | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        *args,
+        process_group: dist.ProcessGroup | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(num_features, *args, **kwargs)
         self.process_group = process_group
 
     def _syncs(self) -> bool:
-        return (self.training and self._uses_batch()
-                and 'bn' in self.statistics
-                and world_size(self.process_group) > 1)
+        return (
+            self.training
+            and self._uses_batch()
+            and 'bn' in self.statistics
+            and world_size(self.process_group) > 1
+        )
 
     def _batch_statistic(self) -> Batch:
         if self._syncs():
@@ -47,8 +55,9 @@ class SyncSN(SN2d):
         return super()._batch_statistic()
 
     @torch.no_grad()
-    def _track(self, x: Tensor, mean: Tensor, var: Tensor,
-               count: Tensor | None = None) -> None:
+    def _track(
+        self, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None = None
+    ) -> None:
         if count is None:
             return super()._track(x, mean, var)
         # No branch on count: reading it would stall a GPU.

@@ -9,20 +9,37 @@ from torch import nn
 
 import sn_mm
 from sn_mm import SN, SN1d, SN2d, SN3d, SyncSN
-from tests.utils import (assert_close, randomize, relative_error, run,
-                         run_reference)
+from tests.utils import (
+    assert_close,
+    randomize,
+    relative_error,
+    run,
+    run_reference,
+)
 
 ALL = [SN1d, SN2d, SN3d, SyncSN]
-SHAPE = {SN1d: (3, 8, 11), SN2d: (3, 8, 5, 4), SN3d: (3, 8, 2, 3, 4),
-         SyncSN: (3, 8, 5, 4)}
+SHAPE = {
+    SN1d: (3, 8, 11),
+    SN2d: (3, 8, 5, 4),
+    SN3d: (3, 8, 2, 3, 4),
+    SyncSN: (3, 8, 5, 4),
+}
 
 
-@pytest.mark.parametrize('kind,cls', [('SN', SN2d), ('SN1d', SN1d),
-                                      ('SN2d', SN2d), ('SN3d', SN3d),
-                                      ('SyncSN', SyncSN)])
+@pytest.mark.parametrize(
+    'kind,cls',
+    [
+        ('SN', SN2d),
+        ('SN1d', SN1d),
+        ('SN2d', SN2d),
+        ('SN3d', SN3d),
+        ('SyncSN', SyncSN),
+    ],
+)
 def test_registered_and_named(kind, cls):
     name, layer = build_norm_layer(
-        dict(type=kind, requires_grad=True), 8, postfix=1)
+        dict(type=kind, requires_grad=True), 8, postfix=1
+    )
     assert name == 'sn1' and type(layer) is cls and layer.eps == 1e-5
     assert SN is SN2d and sn_mm.SN is SN2d
 
@@ -48,12 +65,18 @@ def test_parameters_and_buffers(cls):
     layer = cls(8)
     params = {n: tuple(p.shape) for n, p in layer.named_parameters()}
     assert params == dict(
-        weight=(8, ), bias=(8, ), mean_weight=(3, ), var_weight=(3, ))
+        weight=(8,), bias=(8,), mean_weight=(3,), var_weight=(3,)
+    )
     buffers = {n: tuple(b.shape) for n, b in layer.named_buffers()}
     assert buffers == dict(
-        running_mean=(8, ), running_var=(8, ), num_batches_tracked=())
-    for p in (layer.weight, layer.mean_weight, layer.var_weight,
-              layer.running_var):
+        running_mean=(8,), running_var=(8,), num_batches_tracked=()
+    )
+    for p in (
+        layer.weight,
+        layer.mean_weight,
+        layer.var_weight,
+        layer.running_var,
+    ):
         assert torch.equal(p, torch.ones_like(p))
     assert not layer.bias.any() and not layer.running_mean.any()
 
@@ -64,8 +87,7 @@ def test_optional_parts():
     x, dy = torch.randn(2, 3, 8, 5, 4).unbind(0)
     for training in (True, False):  # the batch's statistics, both times
         bare.train(training)
-        assert_close(run(bare, x, dy), run_reference(bare, x, dy, False),
-                     2e-4)
+        assert_close(run(bare, x, dy), run_reference(bare, x, dy, False), 2e-4)
     no_bn = SN2d(8, statistics=('in', 'ln'), ratio_groups=4)
     assert not list(no_bn.buffers()) and no_bn.mean_weight.shape == (4, 2)
     assert not no_bn.track_running_stats
@@ -74,13 +96,14 @@ def test_optional_parts():
 def test_ratios():
     layer = SN2d(8, statistics=('in', 'gn'), num_groups=4, ratio_groups=2)
     with torch.no_grad():
-        layer.mean_weight[1, 0] = 3.
+        layer.mean_weight[1, 0] = 3.0
     ratios = layer.ratios()
     assert set(ratios) == {'mean', 'var'}
     assert not ratios['mean'].requires_grad
-    torch.testing.assert_close(ratios['mean'],
-                               layer.mean_weight.detach().softmax(-1))
-    torch.testing.assert_close(ratios['var'], torch.full((2, 2), .5))
+    torch.testing.assert_close(
+        ratios['mean'], layer.mean_weight.detach().softmax(-1)
+    )
+    torch.testing.assert_close(ratios['var'], torch.full((2, 2), 0.5))
 
 
 def test_running_statistics_follow_the_batch():
@@ -108,7 +131,7 @@ def test_cumulative_average():
 
 
 def test_unbiased_running_variance_is_the_public_codes():
-    layer = SN2d(4, momentum=1., unbiased=True)
+    layer = SN2d(4, momentum=1.0, unbiased=True)
     x = torch.randn(3, 4, 2, 3)
     layer(x)
     rows = x.flatten(2)
@@ -144,8 +167,9 @@ def test_empty_batch(cls, empty):
             assert torch.equal(value, before[name])
 
 
-@pytest.mark.parametrize('statistics,n', [(('in', ), 3), (('in', 'bn'), 1),
-                                          (('bn', ), 1)])
+@pytest.mark.parametrize(
+    'statistics,n', [(('in',), 3), (('in', 'bn'), 1), (('bn',), 1)]
+)
 def test_a_value_normalized_by_itself_is_the_bias(statistics, n):
     layer = randomize(SN2d(8, statistics=statistics))
     x, dy = torch.randn(2, n, 8, 1, 1).unbind(0)
@@ -153,14 +177,15 @@ def test_a_value_normalized_by_itself_is_the_bias(statistics, n):
     bias = layer.bias.view(1, 8, 1, 1).expand_as(x)
     torch.testing.assert_close(got['y'], bias, atol=1e-6, rtol=0)
     # zero, but for the rounding of weight / sqrt(eps) * dy
-    bound = 2e-7 * (layer.weight.abs().max() * dy.abs().max()) / 1e-5**.5
+    bound = 2e-7 * (layer.weight.abs().max() * dy.abs().max()) / 1e-5**0.5
     assert got['x'].abs().max() <= bound
 
 
 @pytest.mark.parametrize('n', [1, 2])
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('statistics', [('in', 'ln'), ('in', 'gn', 'bn'),
-                                        ('in', 'ln', 'bn', 'gn')])
+@pytest.mark.parametrize(
+    'statistics', [('in', 'ln'), ('in', 'gn', 'bn'), ('in', 'ln', 'bn', 'gn')]
+)
 def test_single_position(n, training, statistics):
     layer = randomize(SN2d(8, statistics=statistics, num_groups=2))
     layer.train(training)
@@ -174,11 +199,12 @@ def test_single_position_warns_once_a_layer(recwarn):
     layer = SN2d(8)
     for _ in range(3):
         layer(torch.randn(2, 8, 1, 1))
-    assert len([w for w in recwarn if 'single position' in str(w.message)
-                ]) == 1
+    assert (
+        len([w for w in recwarn if 'single position' in str(w.message)]) == 1
+    )
 
 
-@pytest.mark.parametrize('statistics', [('ln', ), ('bn', ), ('in', )])
+@pytest.mark.parametrize('statistics', [('ln',), ('bn',), ('in',)])
 def test_nothing_to_drop_does_not_warn(statistics, recwarn):
     SN2d(8, statistics=statistics)(torch.randn(2, 8, 1, 1))
     assert not [w for w in recwarn if 'single position' in str(w.message)]
@@ -186,7 +212,7 @@ def test_nothing_to_drop_does_not_warn(statistics, recwarn):
 
 def test_constant_input_is_finite():
     layer = SN2d(8)
-    for value in (0., 7., -1e6):
+    for value in (0.0, 7.0, -1e6):
         x = torch.full((2, 8, 4, 4), value)
         got = run(layer, x, torch.randn_like(x))
         assert all(torch.isfinite(t).all() for t in got.values())
@@ -217,7 +243,7 @@ def test_memory_formats_are_kept(cls):
     layer = randomize(cls(8))
     x, dy = torch.randn(2, *SHAPE[cls]).unbind(0)
     want = run(layer, x, dy)
-    last = (torch.channels_last if cls is SN2d else torch.channels_last_3d)
+    last = torch.channels_last if cls is SN2d else torch.channels_last_3d
     x = x.contiguous(memory_format=last)
     for grad in (dy, dy.contiguous(memory_format=last)):
         got = run(layer, x, grad)
@@ -233,20 +259,35 @@ def test_strided_input():
     want = run(layer, x.contiguous(), dy.contiguous())
     assert_close(run(layer, x, dy), want, 1e-6)
     expanded = torch.ones(()).expand_as(x)  # what sum().backward() sends
-    assert_close(run(layer, x, expanded),
-                 run(layer, x.contiguous(), torch.ones_like(x)), 1e-6)
+    assert_close(
+        run(layer, x, expanded),
+        run(layer, x.contiguous(), torch.ones_like(x)),
+        1e-6,
+    )
 
 
 @pytest.mark.parametrize('cls', ALL)
 def test_copy_pickle_repr(cls):
-    layer = randomize(cls(8, statistics=('in', 'bn', 'gn'), num_groups=4,
-                          unbiased=True, ratio_groups=2))
+    layer = randomize(
+        cls(
+            8,
+            statistics=('in', 'bn', 'gn'),
+            num_groups=4,
+            unbiased=True,
+            ratio_groups=2,
+        )
+    )
     x = torch.randn(SHAPE[cls])
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other.eval()(x), layer.eval()(x))
     text = repr(layer)
-    for part in (cls.__name__, "('in', 'bn', 'gn')", 'unbiased=True',
-                 'ratio_groups=2', 'num_groups=4'):
+    for part in (
+        cls.__name__,
+        "('in', 'bn', 'gn')",
+        'unbiased=True',
+        'ratio_groups=2',
+        'num_groups=4',
+    ):
         assert part in text
 
 
@@ -258,7 +299,7 @@ def test_public_layout_loads():
         'mean_weight': layer.mean_weight.detach(),
         'var_weight': layer.var_weight.detach(),
         'running_mean': layer.running_mean.view(1, 8, 1),
-        'running_var': layer.running_var.view(1, 8, 1)
+        'running_var': layer.running_var.view(1, 8, 1),
     }
     other = SN2d(8)
     assert not any(other.load_state_dict(dict(public), strict=True))
@@ -266,7 +307,8 @@ def test_public_layout_loads():
     assert torch.equal(other.eval()(x), layer.eval()(x))
     model = nn.Sequential(SN2d(8))
     assert not any(
-        model.load_state_dict({f'0.{k}': v for k, v in public.items()}))
+        model.load_state_dict({f'0.{k}': v for k, v in public.items()})
+    )
 
 
 def test_running_statistics_without_bn_are_unexpected_not_fatal():
@@ -274,9 +316,13 @@ def test_running_statistics_without_bn_are_unexpected_not_fatal():
     for name in ('mean_weight', 'var_weight'):
         state[name] = state[name][:2]
     result = SN2d(8, statistics=('in', 'ln')).load_state_dict(
-        state, strict=False)
+        state, strict=False
+    )
     assert set(result.unexpected_keys) == {
-        'running_mean', 'running_var', 'num_batches_tracked'}
+        'running_mean',
+        'running_var',
+        'num_batches_tracked',
+    }
 
 
 def test_wrong_number_of_ratios_names_the_config():
@@ -302,20 +348,23 @@ def test_buffers_are_never_rebound():
     assert before == {n: b.data_ptr() for n, b in layer.named_buffers()}
 
 
-@pytest.mark.parametrize('kwargs,error,words', [
-    (dict(num_features=0), ValueError, 'num_features'),
-    (dict(num_features='8'), TypeError, 'num_features'),
-    (dict(statistics=()), ValueError, 'empty'),
-    (dict(statistics='in'), TypeError, 'tuple or list'),
-    (dict(statistics=('in', 'xn')), ValueError, "'xn'"),
-    (dict(statistics=('in', 'in')), ValueError, 'duplicate'),
-    (dict(statistics=('gn', ), num_groups=3), ValueError, 'num_groups=3'),
-    (dict(statistics=('gn', ), num_groups=2.), TypeError, 'num_groups'),
-    (dict(ratio_groups=5), ValueError, 'ratio_groups=5'),
-    (dict(ratio_groups=0), ValueError, 'ratio_groups'),
-    (dict(statistics=('in', 'ln'), bn_eval=True), ValueError, 'bn_eval'),
-    (dict(momentun=.1), TypeError, 'momentun'),
-])
+@pytest.mark.parametrize(
+    'kwargs,error,words',
+    [
+        (dict(num_features=0), ValueError, 'num_features'),
+        (dict(num_features='8'), TypeError, 'num_features'),
+        (dict(statistics=()), ValueError, 'empty'),
+        (dict(statistics='in'), TypeError, 'tuple or list'),
+        (dict(statistics=('in', 'xn')), ValueError, "'xn'"),
+        (dict(statistics=('in', 'in')), ValueError, 'duplicate'),
+        (dict(statistics=('gn',), num_groups=3), ValueError, 'num_groups=3'),
+        (dict(statistics=('gn',), num_groups=2.0), TypeError, 'num_groups'),
+        (dict(ratio_groups=5), ValueError, 'ratio_groups=5'),
+        (dict(ratio_groups=0), ValueError, 'ratio_groups'),
+        (dict(statistics=('in', 'ln'), bn_eval=True), ValueError, 'bn_eval'),
+        (dict(momentun=0.1), TypeError, 'momentun'),
+    ],
+)
 def test_bad_arguments(kwargs, error, words):
     with pytest.raises(error, match=words):
         SN2d(**{'num_features': 8, **kwargs})

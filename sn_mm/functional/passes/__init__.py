@@ -7,6 +7,7 @@ library for float32 on the CPU (native). Sums run in float32 (float64 for
 float64 input) and are always centred; the N x C numbers between the passes
 are float64.
 """
+
 from __future__ import annotations
 
 import math
@@ -18,8 +19,13 @@ from . import aten, native
 from .numbers import accumulation_dtype, widen
 
 __all__ = [
-    'accumulation_dtype', 'affine', 'grad_sums', 'input_grad',
-    'instance_moments', 'spatial_size', 'widen'
+    'accumulation_dtype',
+    'affine',
+    'grad_sums',
+    'input_grad',
+    'instance_moments',
+    'spatial_size',
+    'widen',
 ]
 
 
@@ -69,8 +75,14 @@ def grad_sums(dy: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(s.view(m.shape) for s in sums)
 
 
-def input_grad(dy: Tensor, x: Tensor, m: Tensor, scale: Tensor, slope: Tensor,
-               offset: Tensor) -> Tensor:
+def input_grad(
+    dy: Tensor,
+    x: Tensor,
+    m: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+) -> Tensor:
     """scale * dy + slope * (x - m) + offset per row. Shaped like x.
 
     Args:
@@ -79,8 +91,7 @@ def input_grad(dy: Tensor, x: Tensor, m: Tensor, scale: Tensor, slope: Tensor,
     """
     rows = _rows(x)
     vectors = (t.reshape(-1) for t in (m, scale, slope, offset))
-    return _like(
-        _backend(rows).input_grad(_rows(dy, x), rows, *vectors), x)
+    return _like(_backend(rows).input_grad(_rows(dy, x), rows, *vectors), x)
 
 
 def _backend(rows: Tensor):

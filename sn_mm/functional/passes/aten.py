@@ -4,6 +4,7 @@
 Rows (R, S) are viewed as (1, R, S, 1), so that each one is a "channel" of
 batch norm.
 """
+
 from __future__ import annotations
 
 import torch
@@ -31,14 +32,16 @@ def moments(rows: Tensor) -> Tensor:
         # are both vectorized and centred (sums of x * (x - m) are not, once
         # |m| >> std: m is rounded and the error is multiplied by x).
         _, m, rstd = torch.native_group_norm(
-            view, None, None, 1, count, size, count, _TINY)
+            view, None, None, 1, count, size, count, _TINY
+        )
     m, rstd = m.view(-1), widen(rstd.view(-1))
     v = rstd.pow(-2).sub_(_TINY).clamp_(min=0)
     mean = widen(m)
     if not rows.is_cuda and bool((mean.square() > _FAR * v).any()):
         # A float32 mean is off by up to 6e-8 |m|, which such rows show.
         shift, spread = (
-            widen(s) / size for s in _sums(rows - m[:, None], rows, m))
+            widen(s) / size for s in _sums(rows - m[:, None], rows, m)
+        )
         mean, v = mean + shift, (spread - shift.square()).clamp_(min=0)
     return torch.stack([mean, v])
 
@@ -50,7 +53,8 @@ def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     if rows.is_cuda:
         one = torch.ones_like(near)
         out = torch.batch_norm_elemt(
-            rows.view(1, *rows.shape), scale, shift, near, one, 0.)
+            rows.view(1, *rows.shape), scale, shift, near, one, 0.0
+        )
         return out.view(rows.shape)
     return (rows - near[:, None]).mul_(scale[:, None]).add_(shift[:, None])
 
@@ -62,12 +66,19 @@ def grad_sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     return s0, s1 - (m - near) * s0
 
 
-def input_grad(dy: Tensor, rows: Tensor, m: Tensor, scale: Tensor,
-               slope: Tensor, offset: Tensor) -> Tensor:
+def input_grad(
+    dy: Tensor,
+    rows: Tensor,
+    m: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+) -> Tensor:
     """scale * dy + slope * (rows - m) + offset; vectors (R,)."""
     near, offset = rounded(rows, m, slope, offset)
     near, scale, slope, offset = (
-        t.to(near.dtype)[:, None] for t in (near, scale, slope, offset))
+        t.to(near.dtype)[:, None] for t in (near, scale, slope, offset)
+    )
     out = (rows - near).mul_(slope).add_(offset)
     return out.addcmul_(dy.to(out.dtype), scale)
 
@@ -78,9 +89,10 @@ def _sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     dy, rows = (t.view(1, *t.shape, 1) for t in (dy, rows))
     if rows.is_cuda:
         s0, s1, _, _ = torch.batch_norm_backward_reduce(
-            dy, rows, m, one, None, True, False, False)
+            dy, rows, m, one, None, True, False, False
+        )
     else:
         _, s1, s0 = _aten.native_batch_norm_backward(
-            dy, rows, None, None, None, m, one, True, 0.,
-            [False, True, True])
+            dy, rows, None, None, None, m, one, True, 0.0, [False, True, True]
+        )
     return s0, s1

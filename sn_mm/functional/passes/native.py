@@ -7,6 +7,7 @@ header of PyTorch: it compiles in a second, once a machine, at first use.
 Without a compiler, or with SN_MM_NATIVE=0 in the environment, PyTorch's
 kernels do the same in more sweeps.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -25,21 +26,30 @@ from torch import Tensor
 
 _SOURCE = Path(__file__).with_name('rows.c')
 # No threads is better than no library: Apple's clang has no OpenMP.
-_FLAGS = (('-fopenmp', ), ('-fopenmp-simd', ), ())
+_FLAGS = (('-fopenmp',), ('-fopenmp-simd',), ())
 _logger = logging.getLogger(__name__)
 
 
 def takes(rows: Tensor) -> bool:
     """Whether these rows (R, S) are the library's to work on."""
-    return (rows.dtype == torch.float32 and rows.device.type == 'cpu'
-            and type(rows) is Tensor and _library() is not None)
+    return (
+        rows.dtype == torch.float32
+        and rows.device.type == 'cpu'
+        and type(rows) is Tensor
+        and _library() is not None
+    )
 
 
 def moments(rows: Tensor) -> Tensor:
     """Mean and biased variance (2, R) of every row (R, S), float64."""
     out = _pair(rows)
-    _library().sn_moments(_at(rows), *rows.shape, _at(out[0]), _at(out[1]),
-                          torch.get_num_threads())
+    _library().sn_moments(
+        _at(rows),
+        *rows.shape,
+        _at(out[0]),
+        _at(out[1]),
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -47,28 +57,56 @@ def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale * (rows - m) + shift; m, scale, shift: (R,)."""
     m, scale, shift = _doubles(m, scale, shift)
     out = torch.empty_like(rows)
-    _library().sn_affine(_at(rows), *rows.shape, _at(m), _at(scale),
-                         _at(shift), _at(out), torch.get_num_threads())
+    _library().sn_affine(
+        _at(rows),
+        *rows.shape,
+        _at(m),
+        _at(scale),
+        _at(shift),
+        _at(out),
+        torch.get_num_threads(),
+    )
     return out
 
 
 def grad_sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy * (rows - m)), each (R,), float64."""
-    m, = _doubles(m)
+    (m,) = _doubles(m)
     out = _pair(rows)
-    _library().sn_grad_sums(_at(dy), _at(rows), *rows.shape, _at(m),
-                            _at(out[0]), _at(out[1]), torch.get_num_threads())
+    _library().sn_grad_sums(
+        _at(dy),
+        _at(rows),
+        *rows.shape,
+        _at(m),
+        _at(out[0]),
+        _at(out[1]),
+        torch.get_num_threads(),
+    )
     return tuple(out)
 
 
-def input_grad(dy: Tensor, rows: Tensor, m: Tensor, scale: Tensor,
-               slope: Tensor, offset: Tensor) -> Tensor:
+def input_grad(
+    dy: Tensor,
+    rows: Tensor,
+    m: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+) -> Tensor:
     """scale * dy + slope * (rows - m) + offset; vectors (R,)."""
     m, scale, slope, offset = _doubles(m, scale, slope, offset)
     out = torch.empty_like(rows)
-    _library().sn_input_grad(_at(dy), _at(rows), *rows.shape, _at(m),
-                             _at(scale), _at(slope), _at(offset), _at(out),
-                             torch.get_num_threads())
+    _library().sn_input_grad(
+        _at(dy),
+        _at(rows),
+        *rows.shape,
+        _at(m),
+        _at(scale),
+        _at(slope),
+        _at(offset),
+        _at(out),
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -84,7 +122,7 @@ def _doubles(*ts: Tensor) -> list[Tensor]:
     return [t.to(torch.float64).contiguous() for t in ts]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _library() -> ctypes.CDLL | None:
     """rows.c compiled and loaded, or None where that is not possible."""
     if os.environ.get('SN_MM_NATIVE', '1') == '0':
@@ -95,17 +133,23 @@ def _library() -> ctypes.CDLL | None:
             _compile(path)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
-        _logger.info('rows.c not compiled, PyTorch kernels instead: %s',
-                     error)
+        _logger.info('rows.c not compiled, PyTorch kernels instead: %s', error)
         return None
     sizes = [ctypes.c_int64] * 2
     pointer, threads = ctypes.c_void_p, ctypes.c_int
-    for name, inputs, vectors in (('moments', 1, 2), ('affine', 1, 4),
-                                  ('grad_sums', 2, 3), ('input_grad', 2, 5)):
+    for name, inputs, vectors in (
+        ('moments', 1, 2),
+        ('affine', 1, 4),
+        ('grad_sums', 2, 3),
+        ('input_grad', 2, 5),
+    ):
         function = getattr(library, f'sn_{name}')
         function.restype = None
         function.argtypes = [
-            *[pointer] * inputs, *sizes, *[pointer] * vectors, threads
+            *[pointer] * inputs,
+            *sizes,
+            *[pointer] * vectors,
+            threads,
         ]
     return library
 
@@ -131,7 +175,8 @@ def _processor() -> str:
 def _compile(path: Path) -> None:
     """Compile rows.c; processes that do so at once do not disturb."""
     compiler = os.environ.get('CC') or next(
-        filter(None, map(shutil.which, ('cc', 'gcc', 'clang'))), None)
+        filter(None, map(shutil.which, ('cc', 'gcc', 'clang'))), None
+    )
     if compiler is None:
         raise OSError('no C compiler (cc, gcc or clang) on the PATH')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,8 +184,16 @@ def _compile(path: Path) -> None:
         built = Path(folder) / path.name
         for openmp in _FLAGS:
             command = [
-                *compiler.split(), '-O3', '-march=native', '-fno-math-errno',
-                '-shared', '-fPIC', *openmp, str(_SOURCE), '-o', str(built)
+                *compiler.split(),
+                '-O3',
+                '-march=native',
+                '-fno-math-errno',
+                '-shared',
+                '-fPIC',
+                *openmp,
+                str(_SOURCE),
+                '-o',
+                str(built),
             ]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Precision of the numbers between the passes."""
+
 from __future__ import annotations
 
 import torch
@@ -16,8 +17,9 @@ def widen(t: Tensor) -> Tensor:
     return t.double() if t.device.type != 'mps' else t
 
 
-def rounded(rows: Tensor, m: Tensor, slope: Tensor,
-            offset: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(
+    rows: Tensor, m: Tensor, slope: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
     """m as the kernels hold it, and the offset that makes up for it.
 
     slope * (x - m) + offset = slope * (x - near) + offset'.
