@@ -104,6 +104,23 @@ def segmentor_config(name: str = 'pspnet', norm_cfg: dict = SN_CFG,
     return cfg
 
 
+def seg_inputs(images: int, size: int = 64) -> dict:
+    """A batch for mmseg's data preprocessor: 4 classes."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    gen = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(images):
+        sample = SegDataSample(metainfo=dict(
+            img_shape=(size, size), ori_shape=(size, size),
+            pad_shape=(size, size)))
+        labels = torch.randint(4, (1, size, size), generator=gen)
+        sample.gt_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    pixels = torch.randint(256, (images, 3, size, size), generator=gen)
+    return dict(inputs=list(pixels), data_samples=samples)
+
+
 def switch_norms(model: nn.Module) -> dict[str, nn.Module]:
     """The SN layers of a model, by name; at least one."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, SN2d)}
@@ -138,22 +155,29 @@ def _reference_forward(self: SN2d, x: Tensor) -> Tensor:
         num_groups=self.num_groups, eps=self.eps)
 
 
-def outputs_and_grads(model: nn.Module, *inputs: Tensor
+def outputs_and_grads(model: nn.Module, inputs: Tensor | list[Tensor]
                       ) -> dict[str, Tensor]:
-    """Outputs of model(list(inputs)), gradients of a fixed random loss."""
-    inputs = [x.detach().clone().requires_grad_() for x in inputs]
-    outputs = list(flatten(model(inputs)))
+    """Outputs of model(inputs) and all gradients of a fixed random loss.
+
+    Parameters and inputs that take no part have no entry.
+    """
+    leaves = [
+        x.detach().clone().requires_grad_() for x in flatten(inputs)
+    ]
+    whole = leaves[0] if isinstance(inputs, Tensor) else list(leaves)
+    outputs = list(flatten(model(whole)))
     gen = torch.Generator().manual_seed(7)
     weights = [
         torch.randn(o.shape, generator=gen, dtype=torch.double).to(o.dtype)
         for o in outputs
     ]
-    names, params = zip(*model.named_parameters())
-    grads = torch.autograd.grad(outputs, (*inputs, *params), weights,
-                                allow_unused=True)
+    model.zero_grad(set_to_none=True)
+    # not autograd.grad(), which reentrant checkpoints (with_cp) refuse
+    torch.autograd.backward(outputs, weights)
     values = {f'output {i}': o.detach() for i, o in enumerate(outputs)}
-    keys = [f'input {i}' for i in range(len(inputs))] + list(names)
-    values.update((k, g) for k, g in zip(keys, grads) if g is not None)
+    named = [(f'input {i}', x) for i, x in enumerate(leaves)]
+    named += model.named_parameters()
+    values.update((k, p.grad) for k, p in named if p.grad is not None)
     return values
 
 
@@ -175,7 +199,7 @@ class Toy(BaseModel):
         self.norm = SN(4) if norm is None else norm
         self.fc = nn.Linear(4, 2)
 
-    def forward(self, x: list[Tensor], label: list[int],
+    def forward(self, x: list[Tensor], label: list[int] = (),
                 mode: str = 'tensor'):
         scores = self.fc(
             self.norm(self.conv(torch.stack(x))).relu().mean((2, 3)))
