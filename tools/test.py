@@ -1,0 +1,85 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Test a detector or a segmentor; the config tells which toolbox.
+
+Takes the configs and the arguments of mmdet's and mmseg's own tools/test.py.
+SN and its relatives are registered, also for a config without custom_imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import engine
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='.pth file')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='write the predictions: mmdet to a .pkl file, mmseg as label '
+        'maps to a folder',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show the predictions in a window'
+    )
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='draw the predictions into pictures in DIR',
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='time that --show shows each picture for (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='augment the test images'
+    )
+    engine.add_common_arguments(parser)
+    return parser.parse_args(args)
+
+
+def main(args: list | None = None) -> None:
+    """Test.
+
+    Args:
+        args: arguments; those of the command line by default.
+    """
+    args = parse_args(args)
+    engine.export_local_rank(args.local_rank)
+    pictures = None
+    try:
+        cfg = engine.load_config(
+            args.config, args.cfg_options, args.work_dir, args.launcher
+        )
+        scope = engine.register_toolbox(cfg)
+        engine.check_checkpoint(args.checkpoint)
+        engine.check_data(cfg, ('test_dataloader',))
+        cfg.load_from = args.checkpoint
+        if args.show or args.show_dir:
+            pictures = engine.draw_predictions(
+                cfg, scope, args.show, args.show_dir, args.wait_time
+            )
+        if args.tta:
+            engine.enable_tta(cfg, scope)
+        if args.out:
+            engine.dump_predictions(cfg, scope, args.out)
+    except engine.LaunchError as error:
+        sys.exit(f'error: {error}')
+    engine.build_runner(cfg).test()
+    if pictures:
+        print(f'pictures: {pictures}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,72 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Train a detector or a segmentor; the config tells which toolbox.
+
+Takes the configs and the arguments of mmdet's and mmseg's own tools/train.py.
+SN and its relatives are registered, also for a config without custom_imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import engine
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, or without a value from the latest '
+        'in the work folder',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision (needs a GPU)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate to this run's batch size",
+    )
+    engine.add_common_arguments(parser)
+    return parser.parse_args(args)
+
+
+def main(args: list | None = None) -> None:
+    """Train.
+
+    Args:
+        args: arguments; those of the command line by default.
+    """
+    args = parse_args(args)
+    engine.export_local_rank(args.local_rank)
+    try:
+        cfg = engine.load_config(
+            args.config, args.cfg_options, args.work_dir, args.launcher
+        )
+        engine.register_toolbox(cfg)
+        if args.amp:
+            engine.enable_amp(cfg)
+        if args.auto_scale_lr:
+            engine.enable_auto_scale_lr(cfg)
+        if args.resume is not None:
+            engine.set_resume(cfg, args.resume)
+        engine.check_checkpoint(cfg.get('load_from'))
+        engine.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    except engine.LaunchError as error:
+        sys.exit(f'error: {error}')
+    engine.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
