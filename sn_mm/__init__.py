@@ -1,9 +1,12 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 from . import toolbox  # noqa: F401
+from .checkpoints import load_pretrained
 from .layers import SN1d, SN2d, SN3d, SyncSN
 from .version import __version__
 
 SN = SN2d
 
-__all__ = ['SN', 'SN1d', 'SN2d', 'SN3d', 'SyncSN', '__version__']
+__all__ = [
+    'SN', 'SN1d', 'SN2d', 'SN3d', 'SyncSN', '__version__', 'load_pretrained'
+]

@@ -1,0 +1,81 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""A progress bar over the bytes of a file that torch reads or writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class _Counted:
+    """A binary file that reports how far into it work has come."""
+
+    def __init__(self, file: BinaryIO, advance) -> None:
+        self._file = file
+        self._advance = advance
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+    def _moved(self, count: int) -> None:
+        self._advance(count)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._moved(len(data))
+        return data
+
+    def readinto(self, buffer) -> int:
+        count = self._file.readinto(buffer)
+        self._moved(count)
+        return count
+
+    def readline(self, size: int = -1) -> bytes:
+        data = self._file.readline(size)
+        self._moved(len(data))
+        return data
+
+    def write(self, data) -> int:
+        count = self._file.write(data)
+        self._moved(count)
+        return count
+
+
+@contextmanager
+def tracked(
+    file: BinaryIO, total: int, text: str, shown: bool
+) -> Iterator[BinaryIO]:
+    """``file``, with a bar on the terminal (standard error) while open.
+
+    Args:
+        file: opened in binary mode.
+        total: bytes to come.
+        text: what is being done.
+        shown: without, the file is given back as it is. The bar also stays
+            away where standard error is no terminal.
+    """
+    console = Console(file=sys.stderr)
+    if not shown or not console.is_terminal:
+        yield file
+        return
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(text, total=total)
+        yield _Counted(file, lambda n: progress.advance(task, n))
+        progress.update(task, completed=total)

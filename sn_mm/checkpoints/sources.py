@@ -1,0 +1,168 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What a user may write for a checkpoint, and the files behind it.
+
+``[SCHEME://]FILE[,FILE][?option=value&...]``: see docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlparse
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner.checkpoint import (
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+from .errors import CheckpointError
+from .layouts import Layout, recognize
+from .locate import locate
+from .reader import CheckpointFile, read_checkpoint
+
+SN, BN = 'sn://', 'bn2sn://'
+_OPTIONS = {SN: ('to',), BN: ('ratios',)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as written by a user.
+
+    Attributes:
+        scheme: 'sn://' or 'bn2sn://'.
+        names: one file or more.
+        options: of the scheme: 'to' or 'ratios'.
+    """
+
+    scheme: str
+    names: tuple[str, ...]
+    options: dict[str, str]
+
+
+def parse(text: str) -> Source:
+    """Take the user's text apart; without a scheme it means ``sn://``.
+
+    Raises:
+        CheckpointError: an option that the scheme does not have.
+    """
+    text = os.fspath(text)
+    scheme = BN if text.startswith(BN) else SN
+    rest = text[len(scheme) :] if text.startswith(scheme) else text
+    base, mark, query = rest.rpartition('?')
+    if not mark or '/' in query or Path(rest).exists():
+        base, query = rest, ''
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    known = _OPTIONS[scheme]
+    for key in options:
+        if key not in known:
+            raise CheckpointError(
+                f'{text}: {scheme} has no option {key!r}; it has '
+                f'{", ".join(known)}'
+            )
+    return Source(scheme, _split(base), options)
+
+
+def _split(names: str) -> tuple[str, ...]:
+    """At commas, unless a file is really called so."""
+    if Path(names).expanduser().exists() or '://' in names:
+        return (names,)
+    return tuple(n for n in names.split(',') if n)
+
+
+def open_files(
+    names: Sequence[str], progress: bool = False
+) -> list[CheckpointFile]:
+    """Read the files; raises CheckpointError for any that cannot be."""
+    if not names:
+        raise CheckpointError('no file named: write sn://FILE')
+    return [read_checkpoint(resolve(name), progress) for name in names]
+
+
+def recognized(
+    source: Source, progress: bool = False
+) -> list[tuple[CheckpointFile, Layout]]:
+    """Read and recognise every file of a source."""
+    found = []
+    for file in open_files(source.names, progress):
+        with about(file):
+            found.append((file, recognize(file.state)))
+    return found
+
+
+@contextmanager
+def about(file: CheckpointFile) -> Iterator[None]:
+    """Put the file's name in front of errors about its contents."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{file.path}: {error}') from error
+
+
+# -- bn2sn:// takes the toolboxes' own schemes too --
+def resolve(name: str) -> Path:
+    """A local file for a path, a URL or a toolbox's scheme.
+
+    The toolboxes' loaders unpickle without restrictions in older versions,
+    so only their tables of addresses are used; downloads go to torch's
+    cache.
+    """
+    url = _url(name)
+    if url is None:
+        return locate(name)
+    if '://' not in url:  # the tables name files of a local mirror too
+        return locate(os.path.join(_get_mmengine_home(), url))
+    cached = Path(
+        torch.hub.get_dir(),
+        'checkpoints',
+        os.path.basename(urlparse(url).path),
+    )
+    if is_main_process() and not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached))
+        except OSError as error:
+            raise CheckpointError(
+                f'{url} cannot be fetched: {error}; fetch '
+                f'it otherwise and put it at {cached}'
+            ) from error
+    barrier()
+    return cached
+
+
+def _url(name: str) -> str | None:
+    scheme, mark, rest = name.partition('://')
+    if not mark:
+        return None
+    if scheme in ('http', 'https'):
+        return name
+    tables = {
+        'torchvision': get_torchvision_models,
+        'modelzoo': get_torchvision_models,
+        'open-mmlab': get_external_models,
+        'openmmlab': get_external_models,
+        'mmcls': get_mmcls_models,
+    }
+    if scheme not in tables:
+        raise CheckpointError(
+            f'{name}: bn2sn:// and sn:// know files, http(s):// and '
+            f'{", ".join(tables)}; download the file and name its path'
+        )
+    if tables[scheme] is get_external_models:
+        rest = get_deprecated_model_names().get(rest, rest)
+    try:
+        table = tables[scheme]()
+    except ImportError as error:
+        raise CheckpointError(
+            f'{name} needs torchvision: {error}; install it, or name the file'
+        ) from error
+    if rest not in table:
+        raise CheckpointError(f'{name}: {scheme} has no model {rest!r}')
+    return table[rest]
