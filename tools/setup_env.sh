@@ -71,21 +71,20 @@ contains_word() { # WORDS WORD
   return 1
 }
 
-# Prints every interpreter worth trying for a set, one a line. The classic set
-# looks for its own version first, the others for the python3 in use.
+# Prints every interpreter worth trying for a set, one a line: by version, on
+# PATH and then among pyenv's. The python3 in use comes first, but not for the
+# classic set, whose mmcv is most often built for Python 3.10.
 python_candidates() { # STACK
-  local name names version versions
+  local version python versions
   versions=$(stack_versions "$1")
-  names=$(for version in $versions; do echo "python$version"; done)
-  case $1 in classic) names="$names python3" ;; *) names="python3 $names" ;; esac
-  for name in $names; do
-    type -aP "$name" || true
-  done
+  if [ "$1" != classic ]; then type -aP python3 || true; fi
   for version in $versions; do
-    for name in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
-      if [ -x "$name" ]; then printf '%s\n' "$name"; fi
+    type -aP "python$version" || true
+    for python in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      if [ -x "$python" ]; then printf '%s\n' "$python"; fi
     done
   done
+  type -aP python3 || true
 }
 
 # Prints the interpreter to base the environment on.
@@ -249,7 +248,7 @@ make_env() { # STACK BASE_PYTHON VENV KEY
   install_mmcv "$stack" "$python" "$wanted"
   step 'installing sn_mm, editable' "$python" -m pip install \
     --no-deps --no-build-isolation -e "$SN_MM_ROOT"
-  step 'trying the toolboxes' "$python" -c 'import mmdet, mmseg'
+  step 'trying the toolboxes' "$python" -c 'import mmdet.apis, mmseg.apis'
   write_env_record "$venv" "key=$4" "mmcv=$mmcv_built" "wanted=$wanted"
 }
 
@@ -410,7 +409,9 @@ PYTHON
 setup_env() {
   PYTHON='' SN_MM_CPU_ONLY=0
   trap clean_up EXIT
+  trap 'exit 129' HUP
   trap 'exit 130' INT
+  trap 'exit 141' PIPE
   trap 'exit 143' TERM
   if [ -n "${SN_MM_ENV:-}" ]; then
     use_given_env "$SN_MM_ENV"
@@ -418,7 +419,7 @@ setup_env() {
     use_own_env
   fi
   clean_up
-  trap - EXIT INT TERM
+  trap - EXIT HUP INT PIPE TERM
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

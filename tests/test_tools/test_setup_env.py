@@ -139,6 +139,7 @@ def test_passes_over_pythons_that_will_not_do(tmp_path):
 
 def test_classic_looks_for_its_own_python_first(tmp_path):
     python_stub(tmp_path / 'python3', '3.11')
+    python_stub(tmp_path / 'python3.9', '3.9')
     python_stub(tmp_path / 'python3.10', '3.10')
     both = 'PATH=$PYTHONS; find_python classic; find_python official'
     found = output(both, PYTHONS=tmp_path, PYENV_ROOT=tmp_path).splitlines()
@@ -148,9 +149,12 @@ def test_classic_looks_for_its_own_python_first(tmp_path):
 def test_finds_pythons_of_pyenv(tmp_path):
     python = tmp_path / 'a b' / 'versions' / '3.10.2' / 'bin' / 'python'
     python_stub(python, '3.10')
+    # what PATH has is another version, and a shim that does not run
+    python_stub(tmp_path / 'python3.11', '3.11')
+    write_command(tmp_path / 'python3.10', 'exit 127')
     found = output(
-        'PATH=$EMPTY; find_python classic',
-        EMPTY=tmp_path,
+        'PATH=$PYTHONS; find_python classic',
+        PYTHONS=tmp_path,
         PYENV_ROOT=tmp_path / 'a b',
     )
     assert found == str(python)
