@@ -11,14 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .groups import world_size
 from .statistics import Batch
 
-
-def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """Processes in the group; 1 where no process group is initialized."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size(group)
+# gloo has all_gather_into_tensor in newer versions of torch only
+_WITHOUT_FLAT_GATHER = ('gloo', 'mpi', 'undefined')
 
 
 class SyncBatch(Batch):
@@ -60,7 +57,11 @@ def all_gather(t: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     same order and get the same bits.
     """
     out = t.new_empty(world_size(group), t.numel())
-    dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
+    if dist.get_backend(group) in _WITHOUT_FLAT_GATHER:
+        dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
+    else:
+        # NCCL would copy a list's tensors one by one.
+        dist.all_gather_into_tensor(out, t.contiguous(), group=group)
     return out
 
 

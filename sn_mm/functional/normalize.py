@@ -62,7 +62,12 @@ def composite(
     moments, size = torch.stack([m, v]), wide.shape[-1]
     state = mixing.collect(moments, size)
     mu, var = mixing.mix(moments, size, state, *params).unbind(0)
-    scale, shift = _scale_shift(mu - m, var, weight, bias, eps)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = (m - mu) * scale
+    if bias is not None:
+        shift = shift + bias
     y = (wide - m.unsqueeze(-1)) * scale.unsqueeze(-1) + shift.unsqueeze(-1)
     return y.view(x.shape).to(x.dtype), tuple(t.detach() for t in state)
 
@@ -70,15 +75,13 @@ def composite(
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, mixing, *params):
-        moments = _moments(x)
-        m, size = moments[0], passes.spatial_size(x)
+        moments, size = _moments(x), passes.spatial_size(x)
         state = mixing.collect(moments, size)
-        mu, var = mixing.mix(moments, size, state, *params)
-        scale, shift = (
-            t.expand_as(m)
-            for t in _scale_shift(mu - m, var, weight, bias, eps)
-        )
-        y = passes.affine(x, m, scale, shift) if x.numel() else x.clone()
+        mixed = mixing.mix(moments, size, state, *params).expand_as(moments)
+        if x.numel():
+            y = passes.apply(x, moments[0], mixed, weight, bias, eps)
+        else:
+            y = torch.empty_like(x)
         kept = moments if _worth_keeping(moments, x) else None
         ctx.save_for_backward(x, kept, weight, bias, *params, *state)
         ctx.eps, ctx.mixing, ctx.num_params = eps, mixing, len(params)
@@ -93,35 +96,32 @@ class _Normalize(torch.autograd.Function):
         state = tuple(rest[ctx.num_params :])
         if moments is None:
             moments = _moments(x)
-        m, size = moments[0], passes.spatial_size(x)
-        s0, s1 = passes.grad_sums(dy, x, m) if x.numel() else moments
-        mu, var = ctx.mixing.mix(moments, size, state, *params)
-        rstd = (var + ctx.eps).rsqrt().expand_as(m)
-        scale = rstd if weight is None else rstd * weight
-        # sum(dy * (x - mu)) / sqrt(var + eps): d loss / d weight, per row
-        s1 = torch.addcmul(s1, m - mu, s0).mul_(rstd)
-        d_mixed = torch.stack([-scale * s0, -0.5 * scale * rstd * s1])
+        m, size, eps = moments[0], passes.spatial_size(x), ctx.eps
+        mixed = ctx.mixing.mix(moments, size, state, *params)
+        mixed = mixed.expand_as(moments)
+        sums = d_mixed = torch.zeros_like(moments)
+        if x.numel():
+            sums, d_mixed = passes.reduce(dy, x, m, mixed, weight, eps)
+        # Also for an empty batch: other processes may wait in there.
         d_moments, *d_params = ctx.mixing.backward(
             moments, size, state, params, d_mixed
         )
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_m, d_v = d_moments / max(size, 1)
-            d_x = (
-                torch.empty_like(x)
-                if not x.numel()
-                else passes.input_grad(dy, x, m, scale, 2 * d_v, d_m)
+            if x.numel():
+                d_x = passes.input_grad(
+                    dy, x, m, mixed[1], weight, eps, d_moments
+                )
+            else:
+                d_x = torch.empty_like(x)
+        d_bias, d_weight = sums.sum(1)
+        grads = [
+            None if p is None else d.to(p.dtype)
+            for d, p in zip(
+                (d_weight, d_bias, *d_params), (weight, bias, *params)
             )
-        d_weight = None if weight is None else s1.sum(0)
-        d_bias = None if bias is None else s0.sum(0)
-        return (
-            d_x,
-            _as(d_weight, weight),
-            _as(d_bias, bias),
-            None,
-            None,
-            *(_as(d, p) for d, p in zip(d_params, params)),
-        )
+        ]
+        return (d_x, *grads[:2], None, None, *grads[2:])
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -139,25 +139,6 @@ def _worth_keeping(moments: Tensor, x: Tensor) -> bool:
     """
     kept = moments.numel() * moments.element_size()
     return kept <= 0.02 * x.numel() * x.element_size() or not x.numel()
-
-
-def _scale_shift(
-    distance: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Factor and summand for x - m; distance is mu - m."""
-    scale = (var + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -distance * scale
-    return scale, shift if bias is None else shift + bias
-
-
-def _as(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
-    return None if grad is None else grad.to(like.dtype)
 
 
 def _is_compiling() -> bool:

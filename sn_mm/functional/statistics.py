@@ -19,9 +19,11 @@ class Statistic:
 
     Attributes:
         constant: whether the pooled values do not depend on the rows.
+        small: whether they stay fewer than the rows when expanded.
     """
 
     constant = False
+    small = False
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
         """Pooled moments, in a compact shape; size is S, positions a row."""
@@ -51,6 +53,8 @@ class Instance(Statistic):
 
 class Layer(Statistic):
     """LN: all rows of a sample. Pooled: (2, N, 1)."""
+
+    small = True
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
         return _pooled(rows, 2)
@@ -87,6 +91,8 @@ class Group(Statistic):
 class Batch(Statistic):
     """BN: a channel's rows in all samples. Pooled: (2, 1, C)."""
 
+    small = True
+
     def pool(self, rows: Tensor, size: int) -> Tensor:
         if rows.shape[1] == 0:
             return rows.new_zeros(2, 1, rows.shape[2])
@@ -112,9 +118,10 @@ class Running(Batch):
 
 
 def _pooled(rows: Tensor, dim: int) -> Tensor:
-    mean, within = rows.mean(dim, keepdim=True).unbind(0)
-    between = rows[0].var(dim - 1, unbiased=False, keepdim=True)
-    return torch.stack([mean, within + between])
+    mean = rows.mean(dim, keepdim=True)
+    # Not torch.var, which is slower on the CPU.
+    between = (rows[0] - mean[0]).square().mean(dim - 1, keepdim=True)
+    return torch.stack([mean[0], mean[1] + between])
 
 
 STATISTICS = ('in', 'ln', 'bn', 'gn')

@@ -60,15 +60,15 @@ class SwitchMixing(Mixing):
         rows = self._spread(moments, size)
         ratios = _columns(self._ratios(params, rows, size), rows)
         terms = [
-            (r, s.expand(pooled, rows))
+            (r, s.expand(pooled, rows), s.small)
             for r, s, pooled in zip(
                 ratios, self.statistics, self._pooled(state)
             )
         ]
-        # Small terms first: most are (2, N, 1) or (2, 1, C).
-        terms.sort(key=lambda term: term[1].numel())
+        # Adding (2, N, 1) to (2, 1, C) first saves a full-sized operation.
+        terms.sort(key=lambda term: not term[2])
         mixed = terms[0][0] * terms[0][1]
-        for r, values in terms[1:]:
+        for r, values, _ in terms[1:]:
             mixed = torch.addcmul(mixed, r, values)
         return mixed
 
@@ -117,14 +117,15 @@ class SwitchMixing(Mixing):
         """(d_moments, d_mean_weight, d_var_weight): Eq. 6 to 14."""
         rows = self._spread(moments, size)
         ratios = self._ratios(params, rows, size)
-        d_rows, pull, d_ratios = torch.zeros_like(rows), 0, []
+        d_rows = shares = pulls = torch.zeros_like(rows[:, :1, :1])
+        d_ratios = []
         for r, s, pooled in zip(
             _columns(ratios, rows), self.statistics, self._pooled(state)
         ):
             values = s.expand(pooled, rows)
             d_ratios.append(_ratio_grad(s, values, d_mixed, ratios))
             if isinstance(s, Instance):
-                d_rows.addcmul_(r, d_mixed)
+                d_rows = r * d_mixed
             elif not s.constant:
                 # Where the ratios are the same for all channels, sum first:
                 # fewer numbers to multiply.
@@ -134,10 +135,11 @@ class SwitchMixing(Mixing):
                     else s.sum(r * d_mixed)
                 )
                 share = s.expand(s.average(sums, pooled, rows, size), rows)
-                d_rows += share
-                # var_k holds mean((m - mu_k)^2), which pulls on m as well.
-                pull = pull + share[1] * (rows[0] - values[0])
-        d_rows[0] += 2 * pull
+                shares = shares + share
+                pulls = pulls + share[1:] * values[:1]
+        d_rows = (d_rows + shares).expand_as(rows).contiguous()
+        # var_k holds mean((m - mu_k)^2), which pulls on m as well.
+        d_rows[0] += 2 * (rows[0] * shares[1] - pulls[0])
         d_ratios = torch.stack(d_ratios, dim=-1)
         d_logits = ratios * (
             d_ratios - (ratios * d_ratios).sum(-1, keepdim=True)

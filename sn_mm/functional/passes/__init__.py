@@ -20,10 +20,10 @@ from .numbers import accumulation_dtype, widen
 
 __all__ = [
     'accumulation_dtype',
-    'affine',
-    'grad_sums',
+    'apply',
     'input_grad',
     'instance_moments',
+    'reduce',
     'spatial_size',
     'widen',
 ]
@@ -47,51 +47,87 @@ def instance_moments(x: Tensor) -> Tensor:
     return _backend(rows).moments(rows).view(2, *x.shape[:2])
 
 
-def affine(x: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * (x - m) + shift per row. Shaped like x.
+def apply(
+    x: Tensor,
+    m: Tensor,
+    mixed: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """y = weight * (x - mu) / sqrt(var + eps) + bias. Shaped like x.
 
     Args:
         x: (N, C, *spatial), not empty.
-        m, scale, shift: (N, C). x - m, and not scale * x + (shift - scale *
-            m), which cancels where |m| >> std.
+        m: (N, C) means of the rows. x is centred on them, so that nothing
+            cancels where |m| >> std.
+        mixed: (2, N, C), mu and var.
+        weight, bias: (C,) or None.
     """
     rows = _rows(x)
-    vectors = (t.reshape(-1) for t in (m, scale, shift))
-    return _like(_backend(rows).affine(rows, *vectors), x)
+    out = _backend(rows).apply(
+        rows, m.view(-1), mixed.reshape(2, -1), weight, bias, eps
+    )
+    return _like(out, x)
 
 
-def grad_sums(dy: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """sum(dy) and sum(dy * (x - m)) per row.
+def reduce(
+    dy: Tensor,
+    x: Tensor,
+    m: Tensor,
+    mixed: Tensor,
+    weight: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Sums over rows for the backward.
 
     Args:
         dy, x: (N, C, *spatial), not empty.
-        m: (N, C) row means.
+        m, mixed, weight, eps: as in :func:`apply`.
 
     Returns:
-        s0, s1, each (N, C), float64 (see :func:`widen`).
+        sums (2, N, C): sum(dy) and sum(dy * (x - mu)) / sqrt(var + eps), of
+        which d_bias and d_weight are the sums over N; and d_mixed (2, N, C),
+        the gradients of mu and var; float64.
     """
     rows = _rows(x)
-    sums = _backend(rows).grad_sums(_rows(dy, x), rows, m.reshape(-1))
-    return tuple(s.view(m.shape) for s in sums)
+    pair = _backend(rows).reduce(
+        _rows(dy, x), rows, m.view(-1), mixed.reshape(2, -1), weight, eps
+    )
+    return tuple(t.view(2, *m.shape) for t in pair)
 
 
 def input_grad(
     dy: Tensor,
     x: Tensor,
     m: Tensor,
-    scale: Tensor,
-    slope: Tensor,
-    offset: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    d_moments: Tensor,
 ) -> Tensor:
-    """scale * dy + slope * (x - m) + offset per row. Shaped like x.
+    """weight / sqrt(var + eps) * dy + (d_m + 2 * d_v * (x - m)) / S.
 
     Args:
         dy, x: (N, C, *spatial), not empty.
-        m, scale, slope, offset: (N, C).
+        m, var: (N, C).
+        weight: (C,) or None.
+        d_moments: (2, N, C), d_m and d_v.
+
+    Returns:
+        The gradient of x, shaped like x.
     """
     rows = _rows(x)
-    vectors = (t.reshape(-1) for t in (m, scale, slope, offset))
-    return _like(_backend(rows).input_grad(_rows(dy, x), rows, *vectors), x)
+    out = _backend(rows).input_grad(
+        _rows(dy, x),
+        rows,
+        m.view(-1),
+        var.reshape(-1),
+        weight,
+        eps,
+        d_moments.view(2, -1),
+    )
+    return _like(out, x)
 
 
 def _backend(rows: Tensor):

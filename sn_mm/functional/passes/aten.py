@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .numbers import accumulation_dtype, rounded, widen
+from .numbers import accumulation_dtype, widen
 
 # Makes 1 / sqrt(var + eps) finite for constant rows, yet is lost in float32
 # beside any variance that matters.
@@ -46,41 +46,99 @@ def moments(rows: Tensor) -> Tensor:
     return torch.stack([mean, v])
 
 
-def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * (rows - m) + shift; m, scale, shift: (R,)."""
-    near, shift = rounded(rows, m, scale, shift)
-    near, scale, shift = (t.to(near.dtype) for t in (near, scale, shift))
+def apply(
+    rows: Tensor,
+    m: Tensor,
+    mixed: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """weight * (rows - mu) / sqrt(var + eps) + bias.
+
+    Args:
+        rows: (R, S).
+        m: (R,) means of the rows, from which everything is centred: rows - m
+            does not cancel where |m| >> std.
+        mixed: (2, R), mu and var.
+        weight, bias: (C,) or None; row r has channel r mod C.
+    """
+    scale = _scale(mixed[1], weight, eps)
+    near = m.to(accumulation_dtype(rows.dtype))
+    shift = scale * (near - mixed[0])
+    if bias is not None:
+        shift = shift + _per_row(bias, rows)
+    scale, shift = scale.to(near.dtype), shift.to(near.dtype)
     if rows.is_cuda:
-        one = torch.ones_like(near)
         out = torch.batch_norm_elemt(
-            rows.view(1, *rows.shape), scale, shift, near, one, 0.0
+            rows.view(1, *rows.shape),
+            scale,
+            shift,
+            near,
+            torch.ones_like(near),
+            0.0,
         )
         return out.view(rows.shape)
     return (rows - near[:, None]).mul_(scale[:, None]).add_(shift[:, None])
 
 
-def grad_sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """sum(dy) and sum(dy * (rows - m)), each (R,), float64."""
+def reduce(
+    dy: Tensor,
+    rows: Tensor,
+    m: Tensor,
+    mixed: Tensor,
+    weight: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Sums over rows for the backward; arguments as in :func:`apply`.
+
+    Returns:
+        sums (2, R), sum(dy) and sum(dy * (rows - mu)) / sqrt(var + eps), and
+        the gradient (2, R) of the mixed moments, all float64.
+    """
     near = m.to(accumulation_dtype(rows.dtype))
     s0, s1 = (widen(s) for s in _sums(dy, rows, near))
-    return s0, s1 - (m - near) * s0
+    rstd, scale = _scale(mixed[1], None, eps), _scale(mixed[1], weight, eps)
+    s1 = (s1 + (near - mixed[0]) * s0) * rstd
+    d_mixed = torch.stack([-scale * s0, -0.5 * scale * rstd * s1])
+    return torch.stack([s0, s1]), d_mixed
 
 
 def input_grad(
     dy: Tensor,
     rows: Tensor,
     m: Tensor,
-    scale: Tensor,
-    slope: Tensor,
-    offset: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    d_moments: Tensor,
 ) -> Tensor:
-    """scale * dy + slope * (rows - m) + offset; vectors (R,)."""
-    near, offset = rounded(rows, m, slope, offset)
-    near, scale, slope, offset = (
-        t.to(near.dtype)[:, None] for t in (near, scale, slope, offset)
+    """The gradient of the rows.
+
+    weight / sqrt(var + eps) * dy + (d_m + 2 * d_v * (rows - m)) / S
+
+    Args:
+        d_moments: (2, R), d_m and d_v; others as in :func:`apply`.
+    """
+    near = m.to(accumulation_dtype(rows.dtype))
+    d_m, d_v = d_moments / rows.shape[1]
+    offset = d_m + 2 * d_v * (near - m)
+    scale, slope, offset = (
+        t.to(near.dtype)[:, None]
+        for t in (_scale(var, weight, eps), 2 * d_v, offset)
     )
-    out = (rows - near).mul_(slope).add_(offset)
+    out = (rows - near[:, None]).mul_(slope).add_(offset)
     return out.addcmul_(dy.to(out.dtype), scale)
+
+
+def _per_row(t: Tensor, rows: Tensor) -> Tensor:
+    """(C,) as (R,)."""
+    return t.repeat(rows.shape[0] // len(t))
+
+
+def _scale(var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    rstd = (var + eps).rsqrt()
+    return rstd if weight is None else rstd * _per_row(weight, rstd)
 
 
 def _sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

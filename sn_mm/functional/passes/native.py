@@ -25,8 +25,11 @@ import torch
 from torch import Tensor
 
 _SOURCE = Path(__file__).with_name('rows.c')
-# No threads is better than no library: Apple's clang has no OpenMP.
-_FLAGS = (('-fopenmp',), ('-fopenmp-simd',), ())
+_BASE = ('-O3', '-march=native', '-fno-math-errno', '-shared', '-fPIC')
+_WIDE = '-mprefer-vector-width=512'
+# Tried in turn: not every compiler knows every flag, and no threads are
+# better than no library (Apple's clang has no OpenMP).
+_FLAGS = ((_WIDE, '-fopenmp'), ('-fopenmp',), ('-fopenmp-simd',), ())
 _logger = logging.getLogger(__name__)
 
 
@@ -41,85 +44,78 @@ def takes(rows: Tensor) -> bool:
 
 
 def moments(rows: Tensor) -> Tensor:
-    """Mean and biased variance (2, R) of every row (R, S), float64."""
-    out = _pair(rows)
-    _library().sn_moments(
-        _at(rows),
-        *rows.shape,
-        _at(out[0]),
-        _at(out[1]),
-        torch.get_num_threads(),
-    )
+    """See :func:`.aten.moments`; likewise the others here."""
+    out = _doubles(rows)
+    _call('moments', rows, *rows.shape, out)
     return out
 
 
-def affine(rows: Tensor, m: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * (rows - m) + shift; m, scale, shift: (R,)."""
-    m, scale, shift = _doubles(m, scale, shift)
+def apply(rows, m, mixed, weight, bias, eps) -> Tensor:
     out = torch.empty_like(rows)
-    _library().sn_affine(
-        _at(rows),
-        *rows.shape,
-        _at(m),
-        _at(scale),
-        _at(shift),
-        _at(out),
-        torch.get_num_threads(),
+    weight, bias = _wide(weight), _wide(bias)
+    channels = _channels(rows, weight, bias)
+    _call(
+        'apply', rows, *rows.shape, channels, m, mixed, weight, bias, eps, out
     )
     return out
 
 
-def grad_sums(dy: Tensor, rows: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """sum(dy) and sum(dy * (rows - m)), each (R,), float64."""
-    (m,) = _doubles(m)
-    out = _pair(rows)
-    _library().sn_grad_sums(
-        _at(dy),
-        _at(rows),
+def reduce(dy, rows, m, mixed, weight, eps) -> tuple[Tensor, Tensor]:
+    sums, d_mixed, weight = _doubles(rows), _doubles(rows), _wide(weight)
+    _call(
+        'reduce',
+        dy,
+        rows,
         *rows.shape,
-        _at(m),
-        _at(out[0]),
-        _at(out[1]),
-        torch.get_num_threads(),
+        _channels(rows, weight),
+        m,
+        mixed,
+        weight,
+        eps,
+        sums,
+        d_mixed,
     )
-    return tuple(out)
+    return sums, d_mixed
 
 
-def input_grad(
-    dy: Tensor,
-    rows: Tensor,
-    m: Tensor,
-    scale: Tensor,
-    slope: Tensor,
-    offset: Tensor,
-) -> Tensor:
-    """scale * dy + slope * (rows - m) + offset; vectors (R,)."""
-    m, scale, slope, offset = _doubles(m, scale, slope, offset)
-    out = torch.empty_like(rows)
-    _library().sn_input_grad(
-        _at(dy),
-        _at(rows),
+def input_grad(dy, rows, m, var, weight, eps, d_moments) -> Tensor:
+    out, weight = torch.empty_like(rows), _wide(weight)
+    _call(
+        'input_grad',
+        dy,
+        rows,
         *rows.shape,
-        _at(m),
-        _at(scale),
-        _at(slope),
-        _at(offset),
-        _at(out),
-        torch.get_num_threads(),
+        _channels(rows, weight),
+        m,
+        var,
+        weight,
+        eps,
+        d_moments,
+        out,
     )
     return out
 
 
-def _at(t: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(t.data_ptr())
-
-
-def _pair(rows: Tensor) -> Tensor:
+def _doubles(rows: Tensor) -> Tensor:
     return torch.empty(2, rows.shape[0], dtype=torch.float64)
 
 
-def _doubles(*ts: Tensor) -> list[Tensor]:
-    return [t.to(torch.float64).contiguous() for t in ts]
+def _wide(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.detach().to(torch.float64)
+
+
+def _channels(rows: Tensor, *vectors: Tensor | None) -> int:
+    lengths = [len(t) for t in vectors if t is not None]
+    return lengths[0] if lengths else rows.shape[0]
+
+
+def _call(name: str, *args) -> None:
+    """Call sn_<name>; tensors go as the addresses of contiguous data."""
+    kept = [t.contiguous() if isinstance(t, Tensor) else t for t in args]
+    getattr(_library(), f'sn_{name}')(
+        *(t.data_ptr() if isinstance(t, Tensor) else t for t in kept),
+        torch.get_num_threads(),
+    )
 
 
 @functools.cache
@@ -135,29 +131,23 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, subprocess.CalledProcessError) as error:
         _logger.info('rows.c not compiled, PyTorch kernels instead: %s', error)
         return None
-    sizes = [ctypes.c_int64] * 2
-    pointer, threads = ctypes.c_void_p, ctypes.c_int
-    for name, inputs, vectors in (
-        ('moments', 1, 2),
-        ('affine', 1, 4),
-        ('grad_sums', 2, 3),
-        ('input_grad', 2, 5),
-    ):
+    p, i, d = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    for name, types in {
+        'moments': (p, i, i, p),
+        'apply': (p, i, i, i, p, p, p, p, d, p),
+        'reduce': (p, p, i, i, i, p, p, p, d, p, p),
+        'input_grad': (p, p, i, i, i, p, p, p, d, p, p),
+    }.items():
         function = getattr(library, f'sn_{name}')
         function.restype = None
-        function.argtypes = [
-            *[pointer] * inputs,
-            *sizes,
-            *[pointer] * vectors,
-            threads,
-        ]
+        function.argtypes = (*types, ctypes.c_int)
     return library
 
 
 def _cached() -> Path:
     """Where this machine's build of this source is kept."""
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    key = _SOURCE.read_bytes() + _processor().encode()
+    key = _SOURCE.read_bytes() + repr((_BASE, _FLAGS, _processor())).encode()
     digest = hashlib.sha256(key).hexdigest()[:16]
     return Path(root) / 'sn_mm' / 'kernels' / f'rows-{digest}.so'
 
@@ -182,19 +172,9 @@ def _compile(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        for openmp in _FLAGS:
-            command = [
-                *compiler.split(),
-                '-O3',
-                '-march=native',
-                '-fno-math-errno',
-                '-shared',
-                '-fPIC',
-                *openmp,
-                str(_SOURCE),
-                '-o',
-                str(built),
-            ]
+        for flags in _FLAGS:
+            command = [*compiler.split(), *_BASE, *flags, str(_SOURCE)]
+            command += ['-o', str(built)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
                 os.replace(built, path)

@@ -15,14 +15,3 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def widen(t: Tensor) -> Tensor:
     """float64 for N x C numbers, so that a large mean loses no digits."""
     return t.double() if t.device.type != 'mps' else t
-
-
-def rounded(
-    rows: Tensor, m: Tensor, slope: Tensor, offset: Tensor
-) -> tuple[Tensor, Tensor]:
-    """m as the kernels hold it, and the offset that makes up for it.
-
-    slope * (x - m) + offset = slope * (x - near) + offset'.
-    """
-    near = m.to(accumulation_dtype(rows.dtype))
-    return near, offset - slope * (m - near)
