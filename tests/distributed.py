@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Several processes on one machine, over gloo."""
+
 from __future__ import annotations
 
 import os
@@ -12,8 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_processes(function: Callable[[int], Any], world_size: int = 2,
-                  timeout: float = 180.) -> list[Any]:
+def run_processes(
+    function: Callable[[int], Any], world_size: int = 2, timeout: float = 180.0
+) -> list[Any]:
     """``function(rank)`` in a process each, inside one gloo group.
 
     Args:
@@ -30,16 +32,22 @@ def run_processes(function: Callable[[int], Any], world_size: int = 2,
         TimeoutError: they did not finish.
     """
     with tempfile.TemporaryDirectory() as folder:
+        mp.set_forkserver_preload(['sn_mm', 'tests.distributed'])
         context = mp.start_processes(
-            _work, (function, world_size, folder), world_size, join=False,
-            start_method='spawn')
+            _work,
+            (function, world_size, folder),
+            world_size,
+            join=False,
+            start_method='forkserver',
+        )
         deadline = time.monotonic() + timeout
         try:
-            while not context.join(timeout=1.):
+            while not context.join(timeout=1.0):
                 if time.monotonic() > deadline:
                     raise TimeoutError(
                         f'{function.__name__} on {world_size} processes did '
-                        f'not finish in {timeout} s')
+                        f'not finish in {timeout} s'
+                    )
         finally:
             for process in context.processes:
                 if process.is_alive():
@@ -50,16 +58,21 @@ def run_processes(function: Callable[[int], Any], world_size: int = 2,
         ]
 
 
-def _work(rank: int, function: Callable[[int], Any], world_size: int,
-          folder: str) -> None:
+def _work(
+    rank: int, function: Callable[[int], Any], world_size: int, folder: str
+) -> None:
     torch.set_num_threads(1)
     # for mmengine's Runner, which reads what a launcher would have set
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank),
-                      WORLD_SIZE=str(world_size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size)
+    )
     # a file as the meeting point: no port to be free
     dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank,
-        world_size=world_size)
+        'gloo',
+        init_method=f'file://{folder}/store',
+        rank=rank,
+        world_size=world_size,
+    )
     try:
         torch.save(function(rank), _result_file(folder, rank))
         dist.barrier()

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What the unmodified toolboxes need around SN, set up on import."""
+
 from .checkpoint_loading import register_local_loader
 from .sync_bn import watch_sync_bn
 

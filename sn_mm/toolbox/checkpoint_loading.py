@@ -12,6 +12,7 @@ A pickle can run code: as before torch 2.6, load local checkpoints that you
 trust only. Other schemes keep their loaders: ``http(s)://`` and the model
 zoos built on it pass ``weights_only=False`` inside torch.hub.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -39,8 +40,10 @@ def register_local_loader() -> bool:
     if digit_version(torch.__version__) < digit_version('2.6'):
         return False
     current = CheckpointLoader._schemes.get(_LOCAL)
-    if (current is not mmengine_checkpoint.load_from_local
-            or not loads_weights_only(current)):
+    if (
+        current is not mmengine_checkpoint.load_from_local
+        or not loads_weights_only(current)
+    ):
         return False
     CheckpointLoader.register_scheme(_LOCAL, load_from_local, force=True)
     return True

@@ -11,6 +11,7 @@ of a model and its conversion, and a layer cannot see afterwards that it was
 passed over. The wrappers say their line and call the original, arguments
 untouched; nothing else changes.
 """
+
 from __future__ import annotations
 
 import functools
@@ -41,7 +42,8 @@ def watch_sync_bn() -> None:
     on_class = nn.SyncBatchNorm.convert_sync_batchnorm.__func__
     if not _is_watched(on_class):
         nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(
-            _watched(on_class, position=1))
+            _watched(on_class, position=1)
+        )
     function = getattr(mmengine_model_utils, _NAME)
     if not _is_watched(function):
         watched = _watched(function, position=0)
@@ -60,8 +62,11 @@ def tell_about_sync_sn(model: nn.Module) -> int:
         The number of layers spoken of: those whose BN statistics are each
         process's own and that were not in an earlier message.
     """
-    layers = [(name, m) for name, m in model.named_modules()
-              if _is_local(m) and m not in _told]
+    layers = [
+        (name, m)
+        for name, m in model.named_modules()
+        if _is_local(m) and m not in _told
+    ]
     if layers:
         _told.update(m for _, m in layers)
         print_log(
@@ -71,15 +76,19 @@ def tell_about_sync_sn(model: nn.Module) -> int:
             "synchronize them, set norm_cfg = dict(type='SyncSN'); "
             'checkpoints of both are interchangeable.',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
     return len(layers)
 
 
 def _is_local(module: nn.Module) -> bool:
     """Whether BN statistics are taken, over this process's batch alone."""
-    return (isinstance(module, _SwitchNorm)
-            and not isinstance(module, SyncSN)
-            and 'bn' in module.statistics and not module.bn_eval)
+    return (
+        isinstance(module, _SwitchNorm)
+        and not isinstance(module, SyncSN)
+        and 'bn' in module.statistics
+        and not module.bn_eval
+    )
 
 
 def _watched(convert: Callable, position: int) -> Callable:

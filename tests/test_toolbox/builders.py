@@ -1,13 +1,14 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Small models out of the toolboxes' own configs, and a toy for the Runner."""
+
 from __future__ import annotations
 
 import copy
 import os.path as osp
 import types
 import uuid
+from collections.abc import Iterator
 from importlib import import_module
-from typing import Iterator
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -44,11 +45,13 @@ def build(scope: str, cfg: dict) -> nn.Module:
     return model
 
 
-def resnet(scope: str = 'mmdet', norm_cfg: dict = SN_CFG, **kwargs
-           ) -> nn.Module:
+def resnet(
+    scope: str = 'mmdet', norm_cfg: dict = SN_CFG, **kwargs
+) -> nn.Module:
     """ResNet-18 with an eighth of the channels."""
     return build(
-        scope, dict(type='ResNet', norm_cfg=norm_cfg, **{**TINY, **kwargs}))
+        scope, dict(type='ResNet', norm_cfg=norm_cfg, **{**TINY, **kwargs})
+    )
 
 
 def faster_rcnn(norm_cfg: dict = SN_CFG, **backbone) -> nn.Module:
@@ -57,14 +60,18 @@ def faster_rcnn(norm_cfg: dict = SN_CFG, **backbone) -> nn.Module:
 
 
 def faster_rcnn_config(norm_cfg: dict = SN_CFG, **backbone) -> Config:
-    cfg = toolbox_config('mmdet',
-                         'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg = toolbox_config('mmdet', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     _shrink_detector(cfg.model, norm_cfg, backbone)
     cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
     cfg.model.roi_head.bbox_roi_extractor.out_channels = 16
     cfg.model.roi_head.bbox_head.update(
-        type='Shared4Conv1FCBBoxHead', in_channels=16, conv_out_channels=16,
-        fc_out_channels=32, num_classes=3, norm_cfg=norm_cfg)
+        type='Shared4Conv1FCBBoxHead',
+        in_channels=16,
+        conv_out_channels=16,
+        fc_out_channels=32,
+        num_classes=3,
+        norm_cfg=norm_cfg,
+    )
     return cfg
 
 
@@ -72,21 +79,26 @@ def retinanet_config(norm_cfg: dict = SN_CFG, **backbone) -> Config:
     """RetinaNet, whose head serves all pyramid levels."""
     cfg = toolbox_config('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py')
     _shrink_detector(cfg.model, norm_cfg, backbone)
-    cfg.model.bbox_head.update(in_channels=16, feat_channels=16,
-                               stacked_convs=2, num_classes=3,
-                               norm_cfg=norm_cfg)
+    cfg.model.bbox_head.update(
+        in_channels=16,
+        feat_channels=16,
+        stacked_convs=2,
+        num_classes=3,
+        norm_cfg=norm_cfg,
+    )
     return cfg
 
 
-def _shrink_detector(model: ConfigDict, norm_cfg: dict, backbone: dict
-                     ) -> None:
+def _shrink_detector(
+    model: ConfigDict, norm_cfg: dict, backbone: dict
+) -> None:
     model.backbone.update({**TINY, 'norm_cfg': norm_cfg, **backbone})
-    model.neck.update(in_channels=TINY_OUT, out_channels=16,
-                      norm_cfg=norm_cfg)
+    model.neck.update(in_channels=TINY_OUT, out_channels=16, norm_cfg=norm_cfg)
 
 
-def segmentor_config(name: str = 'pspnet', norm_cfg: dict = SN_CFG,
-                     **changes) -> Config:
+def segmentor_config(
+    name: str = 'pspnet', norm_cfg: dict = SN_CFG, **changes
+) -> Config:
     """PSPNet or DeepLabV3 on a 7 x 7 stem, with the auxiliary head.
 
     ``changes`` are merged into the model.
@@ -96,10 +108,12 @@ def segmentor_config(name: str = 'pspnet', norm_cfg: dict = SN_CFG,
     model.pretrained = None
     model.data_preprocessor.size_divisor = 32
     model.backbone.update({**TINY, 'type': 'ResNet', 'norm_cfg': norm_cfg})
-    model.decode_head.update(in_channels=64, channels=16, num_classes=4,
-                             norm_cfg=norm_cfg)
-    model.auxiliary_head.update(in_channels=32, channels=16, num_classes=4,
-                                norm_cfg=norm_cfg)
+    model.decode_head.update(
+        in_channels=64, channels=16, num_classes=4, norm_cfg=norm_cfg
+    )
+    model.auxiliary_head.update(
+        in_channels=32, channels=16, num_classes=4, norm_cfg=norm_cfg
+    )
     cfg.merge_from_dict(dict(model=changes))
     return cfg
 
@@ -108,12 +122,17 @@ def seg_inputs(images: int, size: int = 64) -> dict:
     """A batch for mmseg's data preprocessor: 4 classes."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
+
     gen = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(images):
-        sample = SegDataSample(metainfo=dict(
-            img_shape=(size, size), ori_shape=(size, size),
-            pad_shape=(size, size)))
+        sample = SegDataSample(
+            metainfo=dict(
+                img_shape=(size, size),
+                ori_shape=(size, size),
+                pad_shape=(size, size),
+            )
+        )
         labels = torch.randint(4, (1, size, size), generator=gen)
         sample.gt_sem_seg = PixelData(data=labels)
         samples.append(sample)
@@ -150,20 +169,27 @@ def _reference_forward(self: SN2d, x: Tensor) -> Tensor:
     if not self.training and self.track_running_stats:
         running = (self.running_mean, self.running_var)
     return switchable_norm_reference(
-        x, self.mean_weight, self.var_weight, self.weight, self.bias,
-        *running, statistics=self.statistics, unbiased=self.unbiased,
-        num_groups=self.num_groups, eps=self.eps)
+        x,
+        self.mean_weight,
+        self.var_weight,
+        self.weight,
+        self.bias,
+        *running,
+        statistics=self.statistics,
+        unbiased=self.unbiased,
+        num_groups=self.num_groups,
+        eps=self.eps,
+    )
 
 
-def outputs_and_grads(model: nn.Module, inputs: Tensor | list[Tensor]
-                      ) -> dict[str, Tensor]:
+def outputs_and_grads(
+    model: nn.Module, inputs: Tensor | list[Tensor]
+) -> dict[str, Tensor]:
     """Outputs of model(inputs) and all gradients of a fixed random loss.
 
     Parameters and inputs that take no part have no entry.
     """
-    leaves = [
-        x.detach().clone().requires_grad_() for x in flatten(inputs)
-    ]
+    leaves = [x.detach().clone().requires_grad_() for x in flatten(inputs)]
     whole = leaves[0] if isinstance(inputs, Tensor) else list(leaves)
     outputs = list(flatten(model(whole)))
     gen = torch.Generator().manual_seed(7)
@@ -199,18 +225,21 @@ class Toy(BaseModel):
         self.norm = SN(4) if norm is None else norm
         self.fc = nn.Linear(4, 2)
 
-    def forward(self, x: list[Tensor], label: list[int] = (),
-                mode: str = 'tensor'):
+    def forward(
+        self, x: list[Tensor], label: list[int] = (), mode: str = 'tensor'
+    ):
         scores = self.fc(
-            self.norm(self.conv(torch.stack(x))).relu().mean((2, 3)))
+            self.norm(self.conv(torch.stack(x))).relu().mean((2, 3))
+        )
         if mode == 'loss':
             labels = torch.tensor(label)
             return dict(loss=nn.functional.cross_entropy(scores, labels))
         return list(scores)
 
 
-def toy_runner(work_dir, model: nn.Module | None = None, epochs: int = 1,
-               **kwargs) -> Runner:
+def toy_runner(
+    work_dir, model: nn.Module | None = None, epochs: int = 1, **kwargs
+) -> Runner:
     """A Runner that trains :class:`Toy` on 4 images, 2 iterations an epoch."""
     gen = torch.Generator().manual_seed(0)
     data = [
@@ -222,10 +251,14 @@ def toy_runner(work_dir, model: nn.Module | None = None, epochs: int = 1,
         model = Toy()
     optimizer = dict(type='SGD', lr=0.1, momentum=0.9)
     return Runner(
-        model, str(work_dir), train_dataloader=loader(data),
+        model,
+        str(work_dir),
+        train_dataloader=loader(data),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(type='OptimWrapper', optimizer=optimizer),
-        **runner_options(), **kwargs)
+        **runner_options(),
+        **kwargs,
+    )
 
 
 def runner_options() -> dict:
@@ -236,6 +269,9 @@ def runner_options() -> dict:
 def loader(data: list[dict]) -> dict:
     """Batches of 2, always in the same order."""
     return dict(
-        batch_size=2, dataset=data, num_workers=0,
+        batch_size=2,
+        dataset=data,
+        num_workers=0,
         sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=pseudo_collate)
+        collate_fn=pseudo_collate,
+    )

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Half precision: dtype in is dtype out, statistics are float32."""
+
 import mmengine.runner.amp as mmengine_amp
 import pytest
 import torch
@@ -8,21 +9,30 @@ from mmengine.optim import AmpOptimWrapper
 from torch import nn
 
 from sn_mm import SN
-from tests.test_toolbox.builders import (build, randomize_norms, resnet,
-                                         retinanet_config, seg_inputs,
-                                         segmentor_config, switch_norms)
+from tests.test_toolbox.builders import (
+    build,
+    randomize_norms,
+    resnet,
+    retinanet_config,
+    seg_inputs,
+    segmentor_config,
+    switch_norms,
+)
 from tests.utils import randomize, relative_error, run, run_reference
 
-HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16],
-                                 ids=['float16', 'bfloat16'])
-MODES = pytest.mark.parametrize('training', [True, False],
-                                ids=['train', 'eval'])
+HALVES = pytest.mark.parametrize(
+    'dtype', [torch.float16, torch.bfloat16], ids=['float16', 'bfloat16']
+)
+MODES = pytest.mark.parametrize(
+    'training', [True, False], ids=['train', 'eval']
+)
 
 
 @HALVES
 @MODES
-@pytest.mark.parametrize('shape', [(2, 8, 12, 10), (1, 8, 3, 3),
-                                   (3, 8, 40, 40)])
+@pytest.mark.parametrize(
+    'shape', [(2, 8, 12, 10), (1, 8, 3, 3), (3, 8, 40, 40)]
+)
 def test_nothing_is_rounded_but_the_result(dtype, training, shape):
     """Far within twice the error of the plain formula computed in half."""
     layer = randomize(SN(8)).train(training)
@@ -56,10 +66,10 @@ def test_sums_do_not_overflow_in_float16():
     want = layer(x.float())
     x.requires_grad_()
     y = layer(x)
-    y.backward(torch.full_like(y, 32.))  # as a loss scale makes it
+    y.backward(torch.full_like(y, 32.0))  # as a loss scale makes it
     assert torch.isfinite(y).all() and torch.isfinite(x.grad).all()
     torch.testing.assert_close(y.float(), want, rtol=2e-3, atol=2e-3)
-    assert (layer.bias.grad == 32. * 2 * 64 * 64).all()
+    assert (layer.bias.grad == 32.0 * 2 * 64 * 64).all()
     assert float(layer.bias.grad[0]) > torch.finfo(torch.float16).max
 
 
@@ -74,8 +84,11 @@ def test_a_layer_converted_to_half(dtype, training):
     want = layer.float()(x.float()) if not training else None
     if want is not None:
         torch.testing.assert_close(
-            y.float(), want, rtol=4 * torch.finfo(dtype).eps,
-            atol=4 * torch.finfo(dtype).eps)
+            y.float(),
+            want,
+            rtol=4 * torch.finfo(dtype).eps,
+            atol=4 * torch.finfo(dtype).eps,
+        )
     assert torch.isfinite(y).all()
 
 
@@ -93,14 +106,19 @@ def record_dtypes(model):
     seen = []
     for layer in switch_norms(model).values():
         layer.register_forward_hook(
-            lambda m, args, y: seen.append((args[0].dtype, y.dtype)))
+            lambda m, args, y: seen.append((args[0].dtype, y.dtype))
+        )
     return seen
 
 
-@pytest.mark.parametrize('autocast', [
-    lambda: torch.autocast('cpu', torch.bfloat16),
-    lambda: mmengine_amp.autocast(dtype=torch.bfloat16, device_type='cpu')
-], ids=['torch', 'mmengine'])
+@pytest.mark.parametrize(
+    'autocast',
+    [
+        lambda: torch.autocast('cpu', torch.bfloat16),
+        lambda: mmengine_amp.autocast(dtype=torch.bfloat16, device_type='cpu'),
+    ],
+    ids=['torch', 'mmengine'],
+)
 def test_a_backbone_under_autocast(autocast):
     model = randomize_norms(resnet())
     model.train()
@@ -127,8 +145,7 @@ def test_a_model_trains_under_autocast(kind):
     if kind == 'detector':
         # Faster R-CNN trains through mmcv's nms, float32 only on a CPU
         model = build('mmdet', retinanet_config(frozen_stages=-1).model)
-        data = demo_mm_inputs(2, (3, 64, 64), num_items=[2, 0],
-                              num_classes=3)
+        data = demo_mm_inputs(2, (3, 64, 64), num_items=[2, 0], num_classes=3)
     else:
         model = build('mmseg', segmentor_config('pspnet').model)
         data = seg_inputs(2)
@@ -151,10 +168,12 @@ def test_a_model_trains_under_autocast(kind):
 def test_amp_optim_wrapper(dtype):
     """mmengine's wrapper, with its loss scale; it refuses to run on a CPU."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), SN(8), nn.ReLU(),
-                          nn.Conv2d(8, 1, 3)).cuda()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), SN(8), nn.ReLU(), nn.Conv2d(8, 1, 3)
+    ).cuda()
     wrapper = AmpOptimWrapper(
-        optimizer=torch.optim.SGD(model.parameters(), 0.05), dtype=dtype)
+        optimizer=torch.optim.SGD(model.parameters(), 0.05), dtype=dtype
+    )
     x = torch.randn(4, 3, 16, 16).cuda()
     seen, losses = record_dtypes(model), []
     for _ in range(20):
@@ -162,5 +181,5 @@ def test_amp_optim_wrapper(dtype):
             loss = (model(x) - 1).square().mean()
         wrapper.update_params(loss)
         losses.append(float(loss))
-    assert set(seen) == {(getattr(torch, dtype), ) * 2}
+    assert set(seen) == {(getattr(torch, dtype),) * 2}
     assert losses[-1] < losses[0] / 2

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """mmengine's own checkpoints load: resume, init_detector, init_model."""
+
 import pickle
 
 import pytest
@@ -11,15 +12,25 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmseg.apis import init_model
 
 from sn_mm.toolbox import checkpoint_loading, register_local_loader
-from sn_mm.toolbox.checkpoint_loading import (load_from_local,
-                                              loads_weights_only)
-from tests.test_toolbox.builders import (Toy, build, loader,
-                                         retinanet_config, runner_options,
-                                         seg_inputs, segmentor_config,
-                                         switch_norms, toy_runner)
+from sn_mm.toolbox.checkpoint_loading import (
+    load_from_local,
+    loads_weights_only,
+)
+from tests.test_toolbox.builders import (
+    Toy,
+    build,
+    loader,
+    retinanet_config,
+    runner_options,
+    seg_inputs,
+    segmentor_config,
+    switch_norms,
+    toy_runner,
+)
 
 STRICT = checkpoint_loading.digit_version(
-    torch.__version__) >= checkpoint_loading.digit_version('2.6')
+    torch.__version__
+) >= checkpoint_loading.digit_version('2.6')
 
 
 @pytest.fixture
@@ -46,8 +57,7 @@ def loads(loader_function, path):
     return True
 
 
-def test_replaced_exactly_where_mmengine_s_own_fails(schemes,
-                                                     toy_checkpoint):
+def test_replaced_exactly_where_mmengine_s_own_fails(schemes, toy_checkpoint):
     fails = not loads(mmengine_checkpoint.load_from_local, toy_checkpoint)
     assert register_local_loader() is fails
     assert not register_local_loader()  # a second time
@@ -95,7 +105,8 @@ def test_what_needs_replacing():
 
     def as_upstream(filename, map_location):
         return torch.load(
-            filename, map_location=map_location, weights_only=False)
+            filename, map_location=map_location, weights_only=False
+        )
 
     def as_onedl(filename, map_location):
         return mmengine_checkpoint._safe_torch_load(filename, map_location)
@@ -123,6 +134,7 @@ def test_missing_file_and_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize('norm', ['SN', 'SyncSN'])
 def test_resumed_training_is_uninterrupted_training(tmp_path, norm):
     import sn_mm
+
     cls = getattr(sn_mm, norm)
 
     def train(folder, epochs, **kwargs):
@@ -165,13 +177,18 @@ def train_one_batch(scope, cfg, data, folder):
     model = build(scope, cfg.model)
     options = dict(runner_options(), default_scope=scope)
     runner = Runner(
-        model, str(folder),
-        train_dataloader=loader([
-            dict(inputs=i, data_samples=s)
-            for i, s in zip(data['inputs'], data['data_samples'])
-        ]),
+        model,
+        str(folder),
+        train_dataloader=loader(
+            [
+                dict(inputs=i, data_samples=s)
+                for i, s in zip(data['inputs'], data['data_samples'])
+            ]
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)), **options)
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        **options,
+    )
     runner.train()
     return model, str(folder / 'epoch_1.pth')
 

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """SN and SyncSN on two processes, through mmengine's DDP and Runner."""
+
 from __future__ import annotations
 
 import copy
@@ -29,13 +30,26 @@ SPLITS = {
     'single': [(1, 1, 1), (2, 4, 4)],
     'nothing': [(0, 6, 5), (0, 2, 2)],
 }
-STATISTICS = [('in', 'ln', 'bn'), ('bn', ), ('gn', 'bn')]
+STATISTICS = [('in', 'ln', 'bn'), ('bn',), ('gn', 'bn')]
 CASES = [(split, stats) for split in SPLITS for stats in STATISTICS]
 COLLECTIVES = [
-    name for name in dir(dist)
-    if name.startswith(('all_', 'broadcast', 'reduce', 'gather', 'scatter',
-                        'send', 'recv', 'isend', 'irecv', 'barrier',
-                        'monitored_barrier'))
+    name
+    for name in dir(dist)
+    if name.startswith(
+        (
+            'all_',
+            'broadcast',
+            'reduce',
+            'gather',
+            'scatter',
+            'send',
+            'recv',
+            'isend',
+            'irecv',
+            'barrier',
+            'monitored_barrier',
+        )
+    )
     and callable(getattr(dist, name))
 ]
 
@@ -93,9 +107,13 @@ def layers_alone(rank: int) -> dict:
         layer.eval()
         layer(x)
         results[split, statistics] = dict(
-            values=dict(y=y.detach(), x=x.grad), grads=grads,
+            values=dict(y=y.detach(), x=x.grad),
+            grads=grads,
             buffers={n: b.clone() for n, b in layer.named_buffers()},
-            forward=forward, backward=backward, evaluation=counter.take())
+            forward=forward,
+            backward=backward,
+            evaluation=counter.take(),
+        )
     results['silent'] = silent_layers(counter)
     return results
 
@@ -105,8 +123,10 @@ def silent_layers(counter: Counter) -> dict:
     x = torch.randn(2, 8, 4, 4, requires_grad=True)
     calls = {}
     for name, layer in dict(
-            sn=SN(8), no_bn=SyncSN(8, statistics=('in', 'ln')),
-            bn_eval=SyncSN(8, bn_eval=True)).items():
+        sn=SN(8),
+        no_bn=SyncSN(8, statistics=('in', 'ln')),
+        bn_eval=SyncSN(8, bn_eval=True),
+    ).items():
         counter.take()
         layer.train()(x).sum().backward()
         calls[name] = counter.take()
@@ -116,9 +136,14 @@ def silent_layers(counter: Counter) -> dict:
 def whole_net(norm: type) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False), norm(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8), nn.ReLU(),
-        nn.Conv2d(8, 2, 1))
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        norm(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        norm(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 2, 1),
+    )
     for m in net:
         if isinstance(m, SN):
             randomize(m)
@@ -128,7 +153,7 @@ def whole_net(norm: type) -> nn.Module:
 def net_batch() -> tuple[Tensor, Tensor]:
     gen = torch.Generator().manual_seed(3)
     x = torch.randn(4, 3, 7, 6, generator=gen, dtype=torch.double)
-    x += torch.arange(4.).view(4, 1, 1, 1)  # the parts differ
+    x += torch.arange(4.0).view(4, 1, 1, 1)  # the parts differ
     return x, torch.randn(4, 2, 7, 6, generator=gen, dtype=torch.double)
 
 
@@ -152,7 +177,8 @@ def nets_in_ddp(rank: int) -> dict:
         for unused in (False, True):
             net = Forgetful(norm) if unused else whole_net(norm)
             model = MMDistributedDataParallel(
-                net, broadcast_buffers=False, find_unused_parameters=unused)
+                net, broadcast_buffers=False, find_unused_parameters=unused
+            )
             x, dy = net_batch()
             for _ in range(2):  # the reducer complains in the second
                 model.zero_grad()
@@ -163,7 +189,8 @@ def nets_in_ddp(rank: int) -> dict:
             results[name, unused] = dict(
                 y=y.detach(),
                 grads={n: p.grad for n, p in inner.named_parameters()},
-                buffers={n: b.clone() for n, b in inner.named_buffers()})
+                buffers={n: b.clone() for n, b in inner.named_buffers()},
+            )
     return results
 
 
@@ -174,26 +201,38 @@ def runner_trains(rank: int) -> dict:
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
             runner = toy_runner(
-                folder, Toy(norm(4)), 2, launcher='pytorch',
+                folder,
+                Toy(norm(4)),
+                2,
+                launcher='pytorch',
                 cfg=dict(
                     sync_bn='torch',
                     model_wrapper_cfg=dict(
-                        type='MMDistributedDataParallel', device_ids=None,
-                        find_unused_parameters=True)))
+                        type='MMDistributedDataParallel',
+                        device_ids=None,
+                        find_unused_parameters=True,
+                    ),
+                ),
+            )
             runner.train()
             dist.barrier()
             log = ''.join(p.read_text() for p in Path(folder).rglob('*.log'))
         assert isinstance(runner.model, MMDistributedDataParallel)
         results[name] = dict(
-            log=log, kind=type(runner.model.module.norm),
-            state=copy.deepcopy(runner.model.module.state_dict()))
+            log=log,
+            kind=type(runner.model.module.norm),
+            state=copy.deepcopy(runner.model.module.state_dict()),
+        )
     return results
 
 
 def everything(rank: int) -> dict:
     """All of it, since starting processes is what takes long."""
-    return dict(nets=nets_in_ddp(rank), runner=runner_trains(rank),
-                layers=layers_alone(rank))
+    return dict(
+        nets=nets_in_ddp(rank),
+        runner=runner_trains(rank),
+        layers=layers_alone(rank),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -209,17 +248,26 @@ def joint_reference(split: str, statistics: tuple[str, ...]) -> dict:
     are part of the graph.
     """
     layer = sync_layer(statistics).double()
-    pairs = [(x.double().requires_grad_(), dy.double())
-             for x, dy in batches(split)]
+    pairs = [
+        (x.double().requires_grad_(), dy.double()) for x, dy in batches(split)
+    ]
     union = torch.cat([x.transpose(0, 1).flatten(1) for x, _ in pairs], 1)
     mean = union.mean(1)
     var = (union - mean[:, None]).square().mean(1)
     values = []
-    for x, dy in pairs:
+    for x, _ in pairs:
         if len(x):
             y = switchable_norm_reference(
-                x, layer.mean_weight, layer.var_weight, layer.weight,
-                layer.bias, mean, var, statistics=statistics, num_groups=4)
+                x,
+                layer.mean_weight,
+                layer.var_weight,
+                layer.weight,
+                layer.bias,
+                mean,
+                var,
+                statistics=statistics,
+                num_groups=4,
+            )
         else:
             y = x.clone()
         values.append(y)
@@ -227,11 +275,15 @@ def joint_reference(split: str, statistics: tuple[str, ...]) -> dict:
     grads = {n: p.grad for n, p in layer.named_parameters()}
     buffers = dict(
         running_mean=layer.running_mean.lerp(mean, 0.1),
-        running_var=layer.running_var.lerp(var, 0.1))
+        running_var=layer.running_var.lerp(var, 0.1),
+    )
     return dict(
-        values=[dict(y=y.detach(), x=x.grad)
-                for y, (x, _) in zip(values, pairs)],
-        grads=grads, buffers={n: b.detach() for n, b in buffers.items()})
+        values=[
+            dict(y=y.detach(), x=x.grad) for y, (x, _) in zip(values, pairs)
+        ],
+        grads=grads,
+        buffers={n: b.detach() for n, b in buffers.items()},
+    )
 
 
 SOMETHING = [c for c in CASES if c[0] != 'nothing']
@@ -269,8 +321,7 @@ def test_nothing_anywhere(processes, statistics):
 
 
 @pytest.mark.parametrize('split,statistics', CASES)
-def test_one_collective_forward_and_one_backward(processes, split,
-                                                 statistics):
+def test_one_collective_forward_and_one_backward(processes, split, statistics):
     for p in processes:
         got = p['layers'][split, statistics]
         assert len(got['forward']) == 1

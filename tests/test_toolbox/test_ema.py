@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Averaged models: mmengine's ExponentialMovingAverage and EMAHook."""
+
 import copy
 
 import pytest
@@ -41,8 +42,9 @@ def averaged(values):
 def test_ratios_are_averaged_and_buffers_arrive(cls, update_buffers):
     torch.manual_seed(0)
     model = Toy(cls(4)).train()
-    ema = ExponentialMovingAverage(model, momentum=MOMENTUM,
-                                   update_buffers=update_buffers)
+    ema = ExponentialMovingAverage(
+        model, momentum=MOMENTUM, update_buffers=update_buffers
+    )
     states = train(model, ema)
     got = ema.module.state_dict()
     for name in RATIOS + ('norm.weight', 'norm.bias'):
@@ -67,9 +69,11 @@ def test_stochastic_weight_average_of_ratios():
         torch.testing.assert_close(swa.module.state_dict()[name], want)
 
 
-@pytest.mark.parametrize('norm', [
-    SN(4), SyncSN(4), SN(4, momentum=None), SN(4, bn_eval=True)
-], ids=['SN', 'SyncSN', 'cumulative', 'bn_eval'])
+@pytest.mark.parametrize(
+    'norm',
+    [SN(4), SyncSN(4), SN(4, momentum=None), SN(4, bn_eval=True)],
+    ids=['SN', 'SyncSN', 'cumulative', 'bn_eval'],
+)
 def test_buffers_are_never_bound_anew(norm):
     """A model that averages buffers keeps references to them."""
     model = Toy(copy.deepcopy(norm)).train()
@@ -91,12 +95,12 @@ def test_buffers_are_never_bound_anew(norm):
 
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_hook_saves_and_swaps(tmp_path, update_buffers):
-    hook = dict(type='EMAHook', momentum=MOMENTUM,
-                update_buffers=update_buffers)
+    hook = dict(
+        type='EMAHook', momentum=MOMENTUM, update_buffers=update_buffers
+    )
     runner = toy_runner(tmp_path, custom_hooks=[hook])
     states = []
-    ema_hook = next(h for h in runner.hooks
-                    if type(h).__name__ == 'EMAHook')
+    ema_hook = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook')
     after = ema_hook.after_train_iter
 
     def spy(runner, *args, **kwargs):
@@ -114,4 +118,5 @@ def test_hook_saves_and_swaps(tmp_path, update_buffers):
             want = values[-1]
         torch.testing.assert_close(saved['state_dict'][name], want)
         torch.testing.assert_close(
-            saved['ema_state_dict']['module.' + name], values[-1])
+            saved['ema_state_dict']['module.' + name], values[-1]
+        )

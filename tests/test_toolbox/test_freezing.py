@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """norm_eval, frozen_stages, requires_grad and zero_init_residual."""
+
 import copy
 
 import pytest
@@ -7,9 +8,16 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tests.test_toolbox.builders import (BN_CFG, SN_CFG, build, flatten,
-                                         randomize_norms, reference_copy,
-                                         resnet, switch_norms)
+from tests.test_toolbox.builders import (
+    BN_CFG,
+    SN_CFG,
+    build,
+    flatten,
+    randomize_norms,
+    reference_copy,
+    resnet,
+    switch_norms,
+)
 
 BACKBONES = {
     'mmdet ResNet': ('mmdet', dict(type='ResNet', depth=18)),
@@ -22,8 +30,9 @@ BACKBONES = {
 
 def step(model, x):
     """One SGD step, with momentum and weight decay, of a backbone."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9,
-                                weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.1, momentum=0.9, weight_decay=0.1
+    )
     for _ in range(2):
         optimizer.zero_grad()
         sum(o.square().mean() for o in flatten(model(x))).backward()
@@ -36,9 +45,11 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize('name', BACKBONES)
-@pytest.mark.parametrize('norm_cfg,kind,training', [
-    (SN_CFG, _InstanceNorm, True), (BN_CFG, _BatchNorm, False)
-], ids=['SN', 'BN'])
+@pytest.mark.parametrize(
+    'norm_cfg,kind,training',
+    [(SN_CFG, _InstanceNorm, True), (BN_CFG, _BatchNorm, False)],
+    ids=['SN', 'BN'],
+)
 def test_norm_eval_leaves_sn_in_training(name, norm_cfg, kind, training):
     scope, cfg = BACKBONES[name]
     model = build(scope, dict(cfg, norm_cfg=norm_cfg, norm_eval=True))
@@ -64,7 +75,8 @@ def test_norm_eval_sn_trains_as_without(scope):
 @pytest.mark.parametrize('norm', ['SN', 'SyncSN'])
 def test_frozen_stages_freeze_sn_whole(scope, norm):
     model = randomize_norms(
-        resnet(scope, dict(type=norm), frozen_stages=2, norm_eval=False))
+        resnet(scope, dict(type=norm), frozen_stages=2, norm_eval=False)
+    )
     model.train()
     before = copy.deepcopy(model.state_dict())
     step(model, torch.randn(2, 3, 40, 56))
@@ -75,8 +87,9 @@ def test_frozen_stages_freeze_sn_whole(scope, norm):
     for name, layer in switch_norms(model).items():
         is_frozen = name.startswith(('sn1', 'layer1', 'layer2'))
         assert layer.training is not is_frozen
-        assert all(p.requires_grad is not is_frozen
-                   for p in layer.parameters())
+        assert all(
+            p.requires_grad is not is_frozen for p in layer.parameters()
+        )
 
 
 def test_frozen_stages_normalize_with_running_statistics():
@@ -91,8 +104,7 @@ def test_frozen_stages_normalize_with_running_statistics():
 
 def test_requires_grad_false_freezes_parameters_only():
     """As for BN: running statistics follow until evaluation or bn_eval."""
-    model = randomize_norms(resnet(norm_cfg=dict(SN_CFG,
-                                                 requires_grad=False)))
+    model = randomize_norms(resnet(norm_cfg=dict(SN_CFG, requires_grad=False)))
     model.train()
     before = copy.deepcopy(model.state_dict())
     step(model, torch.randn(2, 3, 40, 56))
@@ -117,7 +129,7 @@ def test_zero_init_residual(scope, depth, last):
     model = resnet(scope, depth=depth, init_cfg=None, zero_init_residual=True)
     model.train()
     for name, layer in switch_norms(model).items():
-        want = 0. if name.startswith('layer') and last in name else 1.
+        want = 0.0 if name.startswith('layer') and last in name else 1.0
         assert (layer.weight == want).all() and not layer.bias.any(), name
         assert (layer.mean_weight == 1).all(), name
         assert (layer.var_weight == 1).all(), name

@@ -1,19 +1,26 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Passes that fold batch norms into convolutions must pass SN by."""
+
 import copy
 
 import pytest
 import torch
 from mmcv.cnn import ConvModule, fuse_conv_bn
-from mmengine.model.efficient_conv_bn_eval import \
-    turn_on_efficient_conv_bn_eval_for_single_model
+from mmengine.model.efficient_conv_bn_eval import (
+    turn_on_efficient_conv_bn_eval_for_single_model,
+)
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import update_bn
 
 from sn_mm import SN
-from tests.test_toolbox.builders import (BN_CFG, SN_CFG, randomize_norms,
-                                         resnet, switch_norms)
+from tests.test_toolbox.builders import (
+    BN_CFG,
+    SN_CFG,
+    randomize_norms,
+    resnet,
+    switch_norms,
+)
 from tests.utils import randomize
 
 

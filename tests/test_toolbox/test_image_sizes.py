@@ -1,18 +1,26 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Evaluation on images of every size, whole and in sliding windows."""
+
 import copy
 
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 
-from tests.test_toolbox.builders import (build, faster_rcnn, flatten,
-                                         randomize_norms, reference_copy,
-                                         resnet, segmentor_config)
+from tests.test_toolbox.builders import (
+    build,
+    faster_rcnn,
+    flatten,
+    randomize_norms,
+    reference_copy,
+    resnet,
+    segmentor_config,
+)
 
 SIZES = [(64, 96), (33, 47), (32, 32), (17, 150), (1, 1)]
 pytestmark = pytest.mark.filterwarnings(
-    'ignore:SN on a map of a single position')
+    'ignore:SN on a map of a single position'
+)
 
 
 @pytest.fixture
@@ -34,8 +42,7 @@ def test_every_size_agrees_with_the_oracle(backbone):
     for size in SIZES + SIZES[:1]:
         x = images(1, size)
         for y, want in zip(backbone(x), reference(x.double())):
-            torch.testing.assert_close(y.double(), want, rtol=1e-3,
-                                       atol=1e-3)
+            torch.testing.assert_close(y.double(), want, rtol=1e-3, atol=1e-3)
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -46,9 +53,10 @@ def test_an_image_does_not_depend_on_its_batch(backbone):
     x[1] *= 10
     together = list(flatten(backbone(x)))
     for i in range(3):
-        for y, alone in zip(together, backbone(x[i:i + 1])):
-            torch.testing.assert_close(y[i:i + 1], alone, rtol=1e-4,
-                                       atol=1e-4)
+        for y, alone in zip(together, backbone(x[i : i + 1])):
+            torch.testing.assert_close(
+                y[i : i + 1], alone, rtol=1e-4, atol=1e-4
+            )
 
 
 @torch.no_grad()
@@ -56,7 +64,7 @@ def test_an_image_does_not_depend_on_its_batch(backbone):
 def test_a_detector_predicts(size):
     model = faster_rcnn()
     randomize_norms(model).eval()
-    model.test_cfg.rcnn.score_thr = 0.
+    model.test_cfg.rcnn.score_thr = 0.0
     before = copy.deepcopy(model.state_dict())
     data = demo_mm_inputs(1, (3, *size))
     results = [model.test_step(data)[0].pred_instances for _ in range(2)]
@@ -71,9 +79,15 @@ def test_a_detector_predicts(size):
 def test_sliding_windows(size):
     """mmseg's slide mode: the mean of what every crop gives by itself."""
     crop, stride = 32, 16
-    model = build('mmseg', segmentor_config(
-        'deeplabv3', test_cfg=dict(mode='slide', crop_size=(crop, crop),
-                                   stride=(stride, stride))).model)
+    model = build(
+        'mmseg',
+        segmentor_config(
+            'deeplabv3',
+            test_cfg=dict(
+                mode='slide', crop_size=(crop, crop), stride=(stride, stride)
+            ),
+        ).model,
+    )
     randomize_norms(model).eval()
     x = images(1, size)
     before = copy.deepcopy(model.state_dict())

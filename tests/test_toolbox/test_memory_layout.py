@@ -1,25 +1,34 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """channels_last and strided inputs: the same numbers, the layout kept."""
+
 import pytest
 import torch
 
 from sn_mm import SN, SN3d
-from tests.test_toolbox.builders import (outputs_and_grads, randomize_norms,
-                                         resnet, switch_norms)
+from tests.test_toolbox.builders import (
+    outputs_and_grads,
+    randomize_norms,
+    resnet,
+    switch_norms,
+)
 from tests.utils import assert_close, randomize, run
 
 LAST = torch.channels_last
-MODES = pytest.mark.parametrize('training', [True, False],
-                                ids=['train', 'eval'])
+MODES = pytest.mark.parametrize(
+    'training', [True, False], ids=['train', 'eval']
+)
 STATISTICS = pytest.mark.parametrize(
-    'statistics', [('in', 'ln', 'bn'), ('in', 'ln'), ('gn', 'bn')],
-    ids='-'.join)
+    'statistics',
+    [('in', 'ln', 'bn'), ('in', 'ln'), ('gn', 'bn')],
+    ids='-'.join,
+)
 
 
 @MODES
 @STATISTICS
-@pytest.mark.parametrize('shape', [(2, 8, 5, 7), (1, 8, 6, 6),
-                                   (3, 8, 1, 9), (2, 8, 33, 65)])
+@pytest.mark.parametrize(
+    'shape', [(2, 8, 5, 7), (1, 8, 6, 6), (3, 8, 1, 9), (2, 8, 33, 65)]
+)
 def test_channels_last(training, statistics, shape):
     layer = SN(8, statistics=statistics, num_groups=4)
     randomize(layer).train(training)
@@ -58,8 +67,11 @@ STRIDED = {
 
 @MODES
 @pytest.mark.parametrize('name', STRIDED)
-@pytest.mark.parametrize('layout', [torch.contiguous_format, LAST],
-                         ids=['contiguous', 'channels_last'])
+@pytest.mark.parametrize(
+    'layout',
+    [torch.contiguous_format, LAST],
+    ids=['contiguous', 'channels_last'],
+)
 def test_strided(name, training, layout):
     whole = torch.randn(4, 16, 7, 9).contiguous(memory_format=layout)
     x, dy = STRIDED[name](whole), STRIDED[name](whole.cos())
@@ -86,9 +98,14 @@ def test_a_backbone_in_channels_last():
     model.to(memory_format=LAST)
     layouts = []
     for layer in switch_norms(model).values():
-        layer.register_forward_hook(lambda m, args, y: layouts.append(
-            (args[0].is_contiguous(memory_format=LAST),
-             y.is_contiguous(memory_format=LAST))))
+        layer.register_forward_hook(
+            lambda m, args, y: layouts.append(
+                (
+                    args[0].is_contiguous(memory_format=LAST),
+                    y.is_contiguous(memory_format=LAST),
+                )
+            )
+        )
     got = outputs_and_grads(model, x.contiguous(memory_format=LAST))
     assert set(layouts) == {(True, True)}
     assert_close(got, want, 1e-8)
@@ -96,9 +113,11 @@ def test_a_backbone_in_channels_last():
 
 def test_an_activation_in_place_may_follow():
     layer = SN(4).train()
-    for x in (torch.randn(2, 4, 5, 5),
-              torch.randn(2, 4, 5, 5).contiguous(memory_format=LAST),
-              torch.randn(0, 4, 5, 5)):
+    for x in (
+        torch.randn(2, 4, 5, 5),
+        torch.randn(2, 4, 5, 5).contiguous(memory_format=LAST),
+        torch.randn(0, 4, 5, 5),
+    ):
         x.requires_grad_()
         torch.relu_(layer(x)).sum().backward()
         assert x.grad.shape == x.shape

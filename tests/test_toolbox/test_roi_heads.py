@@ -1,20 +1,36 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """SN in box and mask heads: many RoIs, few RoIs, none."""
+
 import copy
 
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 
-from tests.test_toolbox.builders import (build, faster_rcnn,
-                                         outputs_and_grads, randomize_norms,
-                                         reference_copy, switch_norms)
+from tests.test_toolbox.builders import (
+    build,
+    faster_rcnn,
+    outputs_and_grads,
+    randomize_norms,
+    reference_copy,
+    switch_norms,
+)
 from tests.utils import assert_close
 
-BOX = dict(type='Shared4Conv1FCBBoxHead', in_channels=256,
-           conv_out_channels=256, fc_out_channels=64, num_classes=3)
-MASK = dict(type='FCNMaskHead', in_channels=256, conv_out_channels=256,
-            num_convs=4, num_classes=3)
+BOX = dict(
+    type='Shared4Conv1FCBBoxHead',
+    in_channels=256,
+    conv_out_channels=256,
+    fc_out_channels=64,
+    num_classes=3,
+)
+MASK = dict(
+    type='FCNMaskHead',
+    in_channels=256,
+    conv_out_channels=256,
+    num_convs=4,
+    num_classes=3,
+)
 HEADS = {'box': (BOX, 7), 'mask': (MASK, 14)}
 
 
@@ -34,7 +50,7 @@ def test_no_rois(name, norm, training):
     before = copy.deepcopy(head.state_dict())
     rois.requires_grad_()
     outputs = head(rois)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs, )
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert all(len(o) == 0 for o in outputs)
     sum(o.sum() for o in outputs).backward()
     assert rois.grad.shape == rois.shape
@@ -53,13 +69,15 @@ def test_values_and_gradients(name):
     assert_close(got, want, 1e-8)
 
 
-@pytest.mark.parametrize('boxes', [[3, 2], [0, 2], [0, 0]],
-                         ids=['both', 'one', 'none'])
+@pytest.mark.parametrize(
+    'boxes', [[3, 2], [0, 2], [0, 0]], ids=['both', 'one', 'none']
+)
 def test_a_detector_trains_on_images_without_objects(boxes):
     model = faster_rcnn(frozen_stages=-1)
     model.train()
-    data = demo_mm_inputs(2, [(3, 64, 96), (3, 64, 64)], num_items=boxes,
-                          num_classes=3)
+    data = demo_mm_inputs(
+        2, [(3, 64, 96), (3, 64, 64)], num_items=boxes, num_classes=3
+    )
     data = model.data_preprocessor(data, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()

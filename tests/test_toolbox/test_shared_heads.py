@@ -1,13 +1,20 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """RetinaNet's head: one norm layer, called once for every pyramid level."""
+
 import copy
 
 import pytest
 import torch
 
-from tests.test_toolbox.builders import (SN_CFG, build, outputs_and_grads,
-                                         randomize_norms, reference_copy,
-                                         retinanet_config, switch_norms)
+from tests.test_toolbox.builders import (
+    SN_CFG,
+    build,
+    outputs_and_grads,
+    randomize_norms,
+    reference_copy,
+    retinanet_config,
+    switch_norms,
+)
 from tests.utils import assert_close
 
 LEVELS = [(12, 9), (6, 5), (3, 3), (2, 2), (1, 1)]
@@ -36,7 +43,8 @@ def test_running_statistics_count_calls(head, pyramid):
     inputs = {name: [] for name in switch_norms(head)}
     for name, layer in switch_norms(head).items():
         layer.register_forward_pre_hook(
-            lambda m, args, seen=inputs[name]: seen.append(args[0].double()))
+            lambda m, args, seen=inputs[name]: seen.append(args[0].double())
+        )
     before = copy.deepcopy(head.state_dict())
     head(pyramid)
     head(pyramid[:2])
@@ -48,10 +56,12 @@ def test_running_statistics_count_calls(head, pyramid):
             mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
             var = 0.9 * var + 0.1 * x.var((0, 2, 3), unbiased=False)
         assert int(layer.num_batches_tracked) == len(LEVELS) + 2
-        torch.testing.assert_close(layer.running_mean.double(), mean,
-                                   rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(layer.running_var.double(), var,
-                                   rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            layer.running_mean.double(), mean, rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            layer.running_var.double(), var, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.filterwarnings('ignore:SN on a map of a single position')

@@ -1,22 +1,30 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """ASPP's image pooling and PSP's 1 x 1 bin: a norm on a 1 x 1 map."""
+
 import warnings
 
 import pytest
 import torch
 
-from tests.test_toolbox.builders import (build, outputs_and_grads,
-                                         randomize_norms, reference_copy,
-                                         seg_inputs, segmentor_config,
-                                         switch_norms)
+from tests.test_toolbox.builders import (
+    build,
+    outputs_and_grads,
+    randomize_norms,
+    reference_copy,
+    seg_inputs,
+    segmentor_config,
+    switch_norms,
+)
 from tests.utils import assert_close
 
 # the one layer of each head that sees a 1 x 1 map
 POOLED = {'deeplabv3': 'image_pool.1.sn', 'pspnet': 'psp_modules.0.1.sn'}
 HEADS = pytest.mark.parametrize('name', POOLED)
 STATISTICS = pytest.mark.parametrize(
-    'statistics', [('in', 'ln', 'bn'), ('in', 'ln'), ('in', 'bn'), ('in', )],
-    ids='-'.join)
+    'statistics',
+    [('in', 'ln', 'bn'), ('in', 'ln'), ('in', 'bn'), ('in',)],
+    ids='-'.join,
+)
 QUIET = pytest.mark.filterwarnings('ignore:SN on a map of a single position')
 
 
@@ -57,7 +65,9 @@ def test_finite_in_float32(name, statistics, images):
     head = decode_head(name, statistics).train()
     values = outputs_and_grads(head, features(images))
     assert {n for n, _ in head.named_parameters()} - set(values) <= {
-        'conv_seg.weight', 'conv_seg.bias'}
+        'conv_seg.weight',
+        'conv_seg.bias',
+    }
     for key, value in values.items():
         assert torch.isfinite(value).all(), key
     for key, buffer in head.named_buffers():
@@ -87,8 +97,9 @@ def test_warned_once_by_that_layer_alone(name):
         head(features(1))
     texts = [str(w.message) for w in caught]
     assert len([t for t in texts if 'single position' in t]) == 1
-    assert [n for n, m in switch_norms(head).items() if m._warned
-            ] == [POOLED[name]]
+    assert [n for n, m in switch_norms(head).items() if m._warned] == [
+        POOLED[name]
+    ]
 
 
 @QUIET

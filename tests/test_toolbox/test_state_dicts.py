@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Checkpoints of every layout, through mmengine's and torch's loaders."""
+
 import copy
 import logging
 import pickle
@@ -11,8 +12,13 @@ from mmengine.runner import load_checkpoint, save_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 
 from sn_mm import SN
-from tests.test_toolbox.builders import (build, randomize_norms, resnet,
-                                         segmentor_config, switch_norms)
+from tests.test_toolbox.builders import (
+    build,
+    randomize_norms,
+    resnet,
+    segmentor_config,
+    switch_norms,
+)
 
 RUNNING = ('running_mean', 'running_var')
 
@@ -39,8 +45,10 @@ def as_public(state, layers):
 def same(model, state, but=()):
     got = model.state_dict()
     return all(
-        torch.equal(got[n], v) for n, v in state.items()
-        if not n.endswith(tuple(but)))
+        torch.equal(got[n], v)
+        for n, v in state.items()
+        if not n.endswith(tuple(but))
+    )
 
 
 def load_by_mmengine(model, state):
@@ -51,8 +59,9 @@ def load_by_torch(model, state):
     model.load_state_dict(state, strict=True)
 
 
-LOADERS = pytest.mark.parametrize('load', [load_by_mmengine, load_by_torch],
-                                  ids=['mmengine', 'torch'])
+LOADERS = pytest.mark.parametrize(
+    'load', [load_by_mmengine, load_by_torch], ids=['mmengine', 'torch']
+)
 
 
 @LOADERS
@@ -122,19 +131,22 @@ def test_superfluous_running_statistics_are_unexpected_keys(metadata):
 def test_mmengine_reports_them_and_goes_on(caplog, tmp_path):
     path = str(tmp_path / 'a.pth')
     save_checkpoint(
-        dict(state_dict=two_ratios_with_running_statistics()), path)
+        dict(state_dict=two_ratios_with_running_statistics()), path
+    )
     logger = logging.getLogger('for this test')
     with caplog.at_level(logging.WARNING, logger.name):
-        load_checkpoint(backbone(statistics=('in', 'ln')), path,
-                        logger=logger)
-    assert 'unexpected key in source state_dict: sn1.running_mean' in \
-        caplog.text
+        load_checkpoint(backbone(statistics=('in', 'ln')), path, logger=logger)
+    assert (
+        'unexpected key in source state_dict: sn1.running_mean' in caplog.text
+    )
 
 
 @LOADERS
-@pytest.mark.parametrize('of_file,of_model', [
-    (('in', 'ln', 'bn'), ('in', 'ln')), (('in', 'ln'), ('in', 'ln', 'bn'))
-], ids=['3 into 2', '2 into 3'])
+@pytest.mark.parametrize(
+    'of_file,of_model',
+    [(('in', 'ln', 'bn'), ('in', 'ln')), (('in', 'ln'), ('in', 'ln', 'bn'))],
+    ids=['3 into 2', '2 into 3'],
+)
 def test_another_number_of_ratios_names_norm_cfg(load, of_file, of_model):
     state = backbone(statistics=of_file).state_dict()
     with pytest.raises(RuntimeError) as error:
@@ -145,8 +157,9 @@ def test_another_number_of_ratios_names_norm_cfg(load, of_file, of_model):
 
 
 @LOADERS
-@pytest.mark.parametrize('of_file,of_model', [('SN', 'SyncSN'),
-                                              ('SyncSN', 'SN')])
+@pytest.mark.parametrize(
+    'of_file,of_model', [('SN', 'SyncSN'), ('SyncSN', 'SN')]
+)
 def test_sn_and_sync_sn_are_interchangeable(load, of_file, of_model):
     source = randomize_norms(backbone(of_file))
     model = backbone(of_model)
@@ -161,7 +174,8 @@ def test_sn_and_sync_sn_are_interchangeable(load, of_file, of_model):
 @pytest.mark.parametrize('way', ['pickle', 'deepcopy', 'torch.save'])
 def test_whole_models_travel(norm, way, tmp_path):
     model = randomize_norms(
-        build('mmseg', segmentor_config(norm_cfg=dict(type=norm)).model))
+        build('mmseg', segmentor_config(norm_cfg=dict(type=norm)).model)
+    )
     model.eval()
     if way == 'pickle':
         other = pickle.loads(pickle.dumps(model))

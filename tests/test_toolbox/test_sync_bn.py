@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """SN under ``sync_bn``: never converted, never reverted, and told about."""
+
 import sys
 
 import mmengine.model
@@ -11,15 +12,21 @@ from torch import nn
 
 from sn_mm import SN, SyncSN
 from sn_mm.toolbox import sync_bn, watch_sync_bn
-from tests.test_toolbox.builders import (BN_CFG, build, randomize_norms,
-                                         resnet, switch_norms,
-                                         toolbox_config)
+from tests.test_toolbox.builders import (
+    BN_CFG,
+    build,
+    randomize_norms,
+    resnet,
+    switch_norms,
+    toolbox_config,
+)
 
 CONVERSIONS = {
     'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
     'mmengine torch': mmengine.model.convert_sync_batchnorm,
-    'mmengine mmcv':
-    lambda m: mmengine.model.convert_sync_batchnorm(m, 'mmcv'),
+    'mmengine mmcv': lambda m: mmengine.model.convert_sync_batchnorm(
+        m, 'mmcv'
+    ),
     'revert': mmengine.model.revert_sync_batchnorm,
 }
 
@@ -28,8 +35,9 @@ CONVERSIONS = {
 def messages(monkeypatch):
     """What was logged, instead of logging it."""
     texts = []
-    monkeypatch.setattr(sync_bn, 'print_log',
-                        lambda text, **kwargs: texts.append(text))
+    monkeypatch.setattr(
+        sync_bn, 'print_log', lambda text, **kwargs: texts.append(text)
+    )
     return texts
 
 
@@ -55,7 +63,8 @@ def test_the_wrapped_conversions_still_convert_batch_norms():
         assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
     group = object()
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(
-        nn.BatchNorm2d(2), process_group=group)
+        nn.BatchNorm2d(2), process_group=group
+    )
     assert converted.process_group is group
     with pytest.raises(ValueError, match='sync_bn should be'):
         mmengine.model.convert_sync_batchnorm(nn.BatchNorm2d(2), 'other')
@@ -81,10 +90,16 @@ def test_reverting_says_nothing(messages):
     assert not messages
 
 
-@pytest.mark.parametrize('layer', [
-    SyncSN(4), SN(4, statistics=('in', 'ln')), SN(4, bn_eval=True),
-    nn.BatchNorm2d(4)
-], ids=['SyncSN', 'without BN', 'frozen BN', 'BN'])
+@pytest.mark.parametrize(
+    'layer',
+    [
+        SyncSN(4),
+        SN(4, statistics=('in', 'ln')),
+        SN(4, bn_eval=True),
+        nn.BatchNorm2d(4),
+    ],
+    ids=['SyncSN', 'without BN', 'frozen BN', 'BN'],
+)
 def test_no_message_where_nothing_would_be_synchronized(messages, layer):
     mmengine.model.convert_sync_batchnorm(nn.Sequential(layer))
     assert not messages
@@ -92,6 +107,7 @@ def test_no_message_where_nothing_would_be_synchronized(messages, layer):
 
 def test_rtmdet_converts_while_it_is_built(messages, monkeypatch):
     import mmdet.models.detectors.rtmdet as rtmdet
+
     monkeypatch.setattr(rtmdet, 'get_world_size', lambda: 2)
     cfg = toolbox_config('mmdet', 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py')
     cfg = cfg.model

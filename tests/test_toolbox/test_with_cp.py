@@ -1,11 +1,16 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """ResNet's ``with_cp``: the forward of a block runs twice."""
+
 import pytest
 import torch
 
-from tests.test_toolbox.builders import (BN_CFG, outputs_and_grads,
-                                         randomize_norms, resnet,
-                                         switch_norms)
+from tests.test_toolbox.builders import (
+    BN_CFG,
+    outputs_and_grads,
+    randomize_norms,
+    resnet,
+    switch_norms,
+)
 from tests.utils import assert_close
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -49,14 +54,17 @@ def test_the_second_update_is_the_first_again(scope):
     """Both passes see the same batch: no other statistics come in."""
     once, _ = trained(scope, norm_cfg=dict(type='SN'))
     twice, _ = trained(scope, norm_cfg=dict(type='SN'), with_cp=True)
-    start = switch_norms(randomize_norms(
-        resnet(scope, depth=50, norm_cfg=dict(type='SN'))))
+    start = switch_norms(
+        randomize_norms(resnet(scope, depth=50, norm_cfg=dict(type='SN')))
+    )
     for name, layer in switch_norms(twice).items():
         calls = int(layer.num_batches_tracked)
         for key in ('running_mean', 'running_var'):
             first = getattr(start[name], key).double()
-            batch = first + (getattr(once.get_submodule(name), key)
-                             - first) / 0.1
+            batch = (
+                first + (getattr(once.get_submodule(name), key) - first) / 0.1
+            )
             want = batch + 0.9**calls * (first - batch)
-            torch.testing.assert_close(getattr(layer, key), want, rtol=1e-9,
-                                       atol=1e-9)
+            torch.testing.assert_close(
+                getattr(layer, key), want, rtol=1e-9, atol=1e-9
+            )
