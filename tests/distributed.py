@@ -18,8 +18,11 @@ def run_processes(
 ) -> list[Any]:
     """``function(rank)`` in a process each, inside one gloo group.
 
+    The processes are forked off one that has imported everything: starting
+    them takes a moment, not seconds. They see its environment variables.
+
     Args:
-        function: importable (the processes are spawned); what it returns
+        function: importable, no lambda; what it returns
             must be picklable.
         world_size: number of processes.
         timeout: seconds until all of them are killed.

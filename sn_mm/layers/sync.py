@@ -8,7 +8,8 @@ import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from sn_mm.functional.distributed import SyncBatch, world_size
+from sn_mm.functional.distributed import SyncBatch
+from sn_mm.functional.groups import Spec, SyncGroup
 from sn_mm.functional.statistics import Batch
 
 from .switchable import SN2d
@@ -23,12 +24,23 @@ class SyncSN(SN2d):
     backward; none in evaluation, with ``bn_eval``, without 'bn', or where
     the group has one process or torch.distributed is not initialized: it is
     then :class:`SN2d`. Processes may hold batches of different sizes and
-    shapes, empty ones included, but all must call the layer.
+    shapes, empty ones included, but all must call the layer, and call
+    backward if one does.
 
     Args:
         num_features: C.
-        process_group: the group; None is the default group.
+        process_group: a torch.distributed group that this process is in.
+            Default: a group of all processes, shared by all layers and by
+            nothing else.
+        sync_group: the group by name, for configs: 'machine' (the processes
+            of each machine) or n (groups of n consecutive ranks, n dividing
+            the number of processes).
         others: as for :class:`SN2d`. State dicts are interchangeable.
+
+    Raises:
+        ValueError, TypeError: for both or an unknown group; in forward, for
+            a group that this process is not in or that does not fit the
+            number of processes.
     """
 
     def __init__(
@@ -36,22 +48,44 @@ class SyncSN(SN2d):
         num_features: int,
         *args,
         process_group: dist.ProcessGroup | None = None,
+        sync_group: Spec = None,
         **kwargs,
     ) -> None:
         super().__init__(num_features, *args, **kwargs)
-        self.process_group = process_group
+        self._group = SyncGroup(process_group, sync_group)
 
-    def _syncs(self) -> bool:
-        return (
-            self.training
-            and self._uses_batch()
-            and 'bn' in self.statistics
-            and world_size(self.process_group) > 1
-        )
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The group that was given; to set one takes back sync_group."""
+        return self._group.process_group
+
+    @process_group.setter
+    def process_group(self, group: dist.ProcessGroup | None) -> None:
+        self._group = SyncGroup(group)
+
+    @property
+    def sync_group(self) -> Spec:
+        """The group by name; to set one takes back process_group."""
+        return self._group.spec
+
+    @sync_group.setter
+    def sync_group(self, spec: Spec) -> None:
+        self._group = SyncGroup(spec=spec)
+
+    def extra_repr(self) -> str:
+        """The arguments that make this layer."""
+        text = super().extra_repr()
+        for name in ('process_group', 'sync_group'):
+            value = getattr(self, name)
+            if value is not None:
+                text += f', {name}={value!r}'
+        return text
 
     def _batch_statistic(self) -> Batch:
-        if self._syncs():
-            return SyncBatch(self.process_group)
+        if self.training and self._uses_batch() and 'bn' in self.statistics:
+            group = self._group.resolve()
+            if group is not None:
+                return SyncBatch(group)
         return super()._batch_statistic()
 
     @torch.no_grad()
