@@ -132,9 +132,8 @@ def _backbone(modules: Modules, layout: Layout, name: Name) -> Iterator[str]:
     yield from _depth(stages, layout.params['depth'])
     for stage, module in stages.values():
         yield from _block(stage, module[0])
-    stem = name('backbone.conv1.weight')
-    if stem:
-        root = stem[: -len('conv1.weight')]
+    for i, (stage, _) in list(stages.items())[:1]:
+        root = stage[: -len(f'layer{i}')]
         yield from _stem(modules, root, layout.norm.sparse)
 
 

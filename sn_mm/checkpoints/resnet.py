@@ -126,6 +126,7 @@ def infer_depth(shapes: Shapes, stages: Mapping[int, str]) -> int:
     kind = 'bottleneck' if bottleneck else 'basic'
     raise CheckpointError(
         f'{kind} blocks per stage {tuple(counts)} '
-        f'({", ".join(stages.values())}) match no ResNet of depth {", ".join(map(str, DEPTHS))}: the file '
-        'is incomplete, or from another network'
+        f'({", ".join(stages.values())}) match no ResNet of depth '
+        f'{", ".join(map(str, DEPTHS))}: the file is incomplete, or from '
+        'another network'
     )
