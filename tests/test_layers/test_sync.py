@@ -7,16 +7,22 @@ cases, and the tests look at what came back.
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 from itertools import combinations
 from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
+from mmcv.cnn import build_norm_layer
 from torch import Tensor
+from torch.autograd.profiler import profile
 
 from sn_mm import SN2d, SyncSN
-from sn_mm.functional import switchable_norm_reference
+from sn_mm.functional import groups, switchable_norm_reference
+from sn_mm.functional.groups import named_group
 from tests.distributed import run_processes
 from tests.utils import assert_close, randomize, relative_error, run
 
@@ -95,18 +101,84 @@ def buffers(layer: SN2d) -> dict[str, Tensor]:
     return {name: b.clone() for name, b in layer.named_buffers()}
 
 
-def run_cases(world: int, rank: int) -> dict[str, tuple[dict, dict]]:
-    """Of each case, this process's output and gradients, and buffers."""
-    results = {}
-    for name, case in {**CASES, **MIXED, **EMPTY}.items():
-        layer = case.layer(SyncSN)
-        values = run(layer, *case.shards(world)[rank])
-        results[name] = values, buffers(layer)
+class Result(NamedTuple):
+    """One process's part of a case."""
+
+    values: dict[str, Tensor]  # output and gradients
+    buffers: dict[str, Tensor]
+    training: list[str]  # collectives of forward and backward
+    evaluation: list[str]
+
+
+def collectives(profiler: profile) -> list[str]:
+    """What went to the process groups, by the operators' own names."""
+    names = [event.name for event in profiler.function_events]
+    return [name for name in names if name.startswith('c10d::')]
+
+
+def run_case(layer: SN2d, x: Tensor, dy: Tensor) -> Result:
+    with profile() as training:
+        values = run(layer, x, dy)
+    state = buffers(layer)
+    layer.eval()
+    with profile() as evaluation:
+        layer(x)
+    return Result(
+        values, state, collectives(training), collectives(evaluation)
+    )
+
+
+def run_cases(world: int, rank: int) -> dict[str, Result]:
+    """Everything that needs ``world`` processes; this one's results."""
+    named_group()  # made by then: what follows counts collectives
+    results = {
+        name: run_case(case.layer(SyncSN), *case.shards(world)[rank])
+        for name, case in {**CASES, **MIXED, **EMPTY}.items()
+    }
+    for name, layer in silent_layers().items():
+        results[name] = run_case(layer, *Case().shards(world)[rank])
+    if world == 4:
+        results.update(run_groups(rank))
     return results
 
 
+def silent_layers() -> dict[str, SN2d]:
+    """Layers that have nothing to synchronize."""
+    return {
+        'without BN': Case(('in', 'ln')).layer(SyncSN),
+        'bn_eval': Case().layer(SyncSN, bn_eval=True),
+        'groups of one': Case().layer(SyncSN, sync_group=1),
+        'SN': Case().layer(SN2d),
+    }
+
+
+def run_groups(rank: int) -> dict[str, Result]:
+    """Layers over the pairs 01 and 23, told in all ways there are."""
+    pairs, _ = dist.new_subgroups_by_enumeration([[0, 1], [2, 3]])
+    groups.machine_name = lambda: rank // 2
+    case, (x, dy) = Case(), Case().shards(4)[rank]
+    given = case.layer(SyncSN, process_group=pairs)
+    named = case.layer(SyncSN, sync_group=2)
+    machine = case.layer(SyncSN, sync_group='machine')
+    copy.deepcopy(machine)(x)  # finds out about machines, a collective
+    later = case.layer(SyncSN)
+    later.process_group = pairs
+    layers = {
+        'process_group': given,
+        'sync_group': named,
+        'machine': machine,
+        'copied': copy.deepcopy(given),
+        'pickled': pickle.loads(pickle.dumps(named)),
+        'set later': later,
+    }
+    return {
+        f'pairs: {name}': run_case(layer, x, dy)
+        for name, layer in layers.items()
+    }
+
+
 @functools.cache
-def results(world: int) -> list[dict[str, tuple[dict, dict]]]:
+def results(world: int) -> list[dict[str, Result]]:
     return run_processes(functools.partial(run_cases, world), world)
 
 
@@ -181,28 +253,28 @@ def _joint_moments(flat: list[Tensor], unbiased: bool):
 @pytest.mark.parametrize('name', CASES)
 def test_equals_sn_on_the_whole_batch(world, name):
     case = CASES[name]
-    got = joined([r[name][0] for r in results(world)], whole=True)
+    got = joined([r[name].values for r in results(world)], whole=True)
     plain = case.layer(SN2d)
     shards = case.shards(world)
     want = run(plain, *(torch.cat(t) for t in zip(*shards)))
     assert_close({'y': got.pop('y')}, {'y': want.pop('y')}, 1e-5)
     assert_close(got, want, 1e-4)
     for part in results(world):
-        assert_close(part[name][1], buffers(plain), 1e-5)
+        assert_close(part[name].buffers, buffers(plain), 1e-5)
 
 
 @WORLDS
 @pytest.mark.parametrize('name', MIXED)
 def test_shards_of_other_sizes_count_by_position(world, name):
     case = MIXED[name]
-    got = joined([r[name][0] for r in results(world)], whole=False)
+    got = joined([r[name].values for r in results(world)], whole=False)
     want, mean, var = oracle(case, case.shards(world))
     # at a mean of 1e4, x itself has three digits of its fluctuation
     assert_close(got, want, 1e-2 if case.mean > 1 else FLOAT32)
     before = buffers(case.layer(SN2d))
     step = case.momentum or 1.0  # the first of a cumulative average
     for part in results(world):
-        after = part[name][1]
+        after = part[name].buffers
         for moment, value in (('mean', mean), ('var', var)):
             key = f'running_{moment}'
             moved = before[key].double().lerp(value, step)
@@ -215,7 +287,7 @@ def test_no_samples_anywhere(world):
     (case,) = EMPTY.values()
     before = buffers(case.layer(SN2d))
     for part in results(world):
-        values, after = part['all empty']
+        values, after = part['all empty'][:2]
         assert values['y'].shape == values['x'].shape == (0, 8, *EXTENT)
         assert not any(values[name].any() for name in values)
         assert all(torch.equal(after[key], before[key]) for key in before)
@@ -224,7 +296,74 @@ def test_no_samples_anywhere(world):
 @WORLDS
 def test_processes_agree_bit_for_bit(world):
     first, *others = results(world)
-    for name, (_, want) in first.items():
+    for name in {**CASES, **MIXED, **EMPTY}:
+        want = first[name].buffers
         for other in others:
-            got = other[name][1]
+            got = other[name].buffers
             assert all(torch.equal(got[k], want[k]) for k in want), name
+
+
+@WORLDS
+def test_one_collective_forward_one_backward_none_in_eval(world):
+    for part in results(world):
+        for name in {**CASES, **MIXED, **EMPTY}:
+            assert part[name].training == [
+                'c10d::allgather_',
+                'c10d::allreduce_',
+            ], name
+            assert part[name].evaluation == [], name
+
+
+@WORLDS
+@pytest.mark.parametrize('name', silent_layers())
+def test_no_collective_where_nothing_is_shared(world, name):
+    for rank, part in enumerate(results(world)):
+        assert part[name].training == part[name].evaluation == []
+        alone = run_case(silent_layers()[name], *Case().shards(world)[rank])
+        assert_close(part[name].values, alone.values, 1e-6)
+        assert_close(part[name].buffers, alone.buffers, 1e-6)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'process_group',
+        'sync_group',
+        'machine',
+        'copied',
+        'pickled',
+        'set later',
+    ],
+)
+def test_groups_keep_to_themselves(name):
+    parts = [r[f'pairs: {name}'] for r in results(4)]
+    case, shards = Case(), Case().shards(4)
+    for pair in (slice(0, 2), slice(2, 4)):
+        got = joined([part.values for part in parts[pair]], whole=True)
+        plain = case.layer(SN2d)
+        want = run(plain, *(torch.cat(t) for t in zip(*shards[pair])))
+        assert_close(got, want, 1e-4)
+        for part in parts[pair]:
+            assert_close(part.buffers, buffers(plain), 1e-5)
+            assert len(part.training) == 2
+
+
+def test_repr_names_the_group():
+    assert "sync_group='machine'" in repr(SyncSN(4, sync_group='machine'))
+    assert 'group' not in repr(SyncSN(4))
+
+
+def test_built_from_a_config():
+    cfg = dict(type='SyncSN', sync_group=2, requires_grad=True)
+    name, layer = build_norm_layer(cfg, 4, postfix=1)
+    assert name == 'sn1' and layer.sync_group == 2
+    with pytest.raises(ValueError, match='unknown sync_group'):
+        build_norm_layer(dict(cfg, sync_group='node'), 4)
+
+
+def test_the_last_group_set_counts():
+    layer = SyncSN(4, sync_group=2)
+    layer.process_group = object()
+    assert layer.sync_group is None
+    layer.sync_group = 'machine'
+    assert layer.process_group is None
