@@ -43,7 +43,7 @@ def test_nothing_is_rounded_but_the_result(dtype, training, shape):
         half = name in ('y', 'x')
         assert value.dtype == (dtype if half else torch.float32), name
         # float32's own error, and half a step for what is rounded
-        allowed = 1e-5 + half * torch.finfo(dtype).eps / 2
+        allowed = 1e-4 + half * torch.finfo(dtype).eps / 2
         assert relative_error(value, want[name]) <= allowed, name
 
 
