@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Callable
+
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
@@ -72,6 +75,12 @@ class SyncSN(SN2d):
     def sync_group(self, spec: Spec) -> None:
         self._group = SyncGroup(spec=spec)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (N, C, H, W); same shape, dtype and layout."""
+        if self._active_group() is None:
+            return super().forward(x)
+        return _uncompiled_forward()(self, x)
+
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
         text = super().extra_repr()
@@ -81,12 +90,17 @@ class SyncSN(SN2d):
                 text += f', {name}={value!r}'
         return text
 
-    def _batch_statistic(self) -> Batch:
+    def _active_group(self) -> dist.ProcessGroup | None:
+        """The group to synchronize with in the current mode, if any."""
         if self.training and self._uses_batch() and 'bn' in self.statistics:
-            group = self._group.resolve()
-            if group is not None:
-                return SyncBatch(group)
-        return super()._batch_statistic()
+            return self._group.resolve()
+        return None
+
+    def _batch_statistic(self) -> Batch:
+        group = self._active_group()
+        if group is None:
+            return super()._batch_statistic()
+        return SyncBatch(group)
 
     @torch.no_grad()
     def _track(
@@ -103,3 +117,15 @@ class SyncSN(SN2d):
         step = (seen * step).to(self.running_mean)
         self.running_mean.lerp_(mean.to(self.running_mean), step)
         self.running_var.lerp_(var.to(self.running_var), step)
+
+
+@functools.cache
+def _uncompiled_forward() -> Callable:
+    """SN's forward, which torch.compile then leaves alone.
+
+    Compilers cannot differentiate through a collective. Made late, since
+    torch._dynamo takes seconds to import; DDP imports it anyway.
+    """
+    import torch._dynamo
+
+    return torch._dynamo.disable(SN2d.forward)
