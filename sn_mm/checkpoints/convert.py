@@ -46,18 +46,39 @@ def torchvision_name(target: str) -> str | None:
     return name and re.sub(r'\bsn(\d)', r'bn\1', name)
 
 
-NAMES: dict[str, Name] = {
-    'mmdet': full_name,
-    'mmseg': full_name,
+_NAMES: dict[str, Name] = {
     'backbone': backbone_name,
+    'model': full_name,
     'mmpretrain': mmpretrain_name,
     'torchvision': torchvision_name,
 }
+STYLES = ('mmdet', 'mmseg', *_NAMES)
 
 
-def default_name(layout: Layout) -> Name:
-    """Backbone files as the toolboxes keep backbones: without a prefix."""
-    return backbone_name if layout.is_backbone else full_name
+def style_of(to: str, layout: Layout, joined: bool = False) -> str:
+    """The style that a user's choice means for a layout.
+
+    'mmdet' and 'mmseg' mean what these toolboxes keep in files: backbones
+    ('backbone') without a prefix, detectors and segmentors ('model') whole.
+
+    Args:
+        to: one of :data:`STYLES`.
+        layout: of the file.
+        joined: whether several files make one model.
+
+    Raises:
+        CheckpointError: there is no such style.
+    """
+    if to not in STYLES:
+        raise CheckpointError(f'to={to!r}: choose from {", ".join(STYLES)}')
+    if to in _NAMES:
+        return to
+    return 'backbone' if layout.is_backbone and not joined else 'model'
+
+
+def name_of(style: str) -> Name:
+    """How targets are called in a style."""
+    return _NAMES[style]
 
 
 # -- there --

@@ -251,6 +251,33 @@ def detector_params(shapes: Shapes) -> Params:
     return params
 
 
+def params_of_detector(shapes: Shapes) -> Params:
+    """Of :func:`detector_entries`, from the shapes of mmdet's names."""
+    fpn = 'neck.lateral_convs.0.conv.weight' in shapes
+    stages = {i: f'backbone.layer{i}' for i in STAGES}
+    if not fpn:
+        stages[4] = 'roi_head.shared_head.layer4'
+    head = r'roi_head\.{}\.\d+\.conv\.weight'
+    anchors, dim = _sizes(shapes, 'rpn_head.rpn_cls.weight', 2)
+    rows, fc_dim = _sizes(shapes, 'roi_head.bbox_head.fc_cls.weight', 2)
+    params = dict(
+        fpn=fpn,
+        depth=infer_depth(shapes, stages),
+        ratios=norm_kind(shapes, 'backbone.sn1').ratios,
+        dim=dim,
+        anchors=anchors,
+        num_classes=rows - 1,
+        fc_dim=fc_dim,
+        box_convs=_count(shapes, head.format(r'bbox_head\.shared_convs')),
+        mask_convs=_count(shapes, head.format(r'mask_head\.convs')),
+        roi_size=7,
+    )
+    if fpn:
+        key = 'roi_head.bbox_head.shared_fcs.0.weight'
+        params['roi_size'] = round((_sizes(shapes, key, 2)[1] / dim) ** 0.5)
+    return params
+
+
 def _sizes(shapes: Shapes, key: str, count: int) -> tuple[int, ...]:
     if key not in shapes:
         raise CheckpointError(

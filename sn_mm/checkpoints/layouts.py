@@ -17,8 +17,7 @@ from .resnet import (
     STAGES,
     Shapes,
     classifier,
-    infer_depth,
-    norm_kind,
+    resnet_params,
     stage,
     stem,
 )
@@ -82,7 +81,7 @@ def recognize(state: Mapping[str, Tensor]) -> Layout:
         return Layout('seg-decoder', segmentation.decoder_params(shapes))
     prefix = 'module.' if 'module.conv1.weight' in shapes else ''
     _refuse_others(shapes, prefix)
-    return Layout('resnet', _resnet_params(shapes, prefix))
+    return Layout('resnet', resnet_params(shapes, prefix))
 
 
 def _refuse_others(shapes: Shapes, prefix: str) -> None:
@@ -114,17 +113,6 @@ def _refuse_others(shapes: Shapes, prefix: str) -> None:
 
 
 # -- the plain ResNet --
-def _resnet_params(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    kind = norm_kind(shapes, f'{prefix}sn1')
-    return dict(
-        prefix=prefix,
-        depth=infer_depth(shapes, {i: f'{prefix}layer{i}' for i in STAGES}),
-        ratios=kind.ratios,
-        sparse=kind.sparse,
-        fc=int(shapes.get(f'{prefix}fc.weight', (0,))[0]),
-    )
-
-
 def _resnet_entries(params: dict[str, Any]) -> Iterator[Entry]:
     prefix = params['prefix']
     kind = NormKind(params['ratios'], params['sparse'])

@@ -123,20 +123,19 @@ def _check_weights(path: Path, state: dict) -> None:
 def _why(path: Path, error: Exception) -> str:
     """One sentence from whatever torch raised."""
     text = str(error)
-    cause = (text or type(error).__name__).splitlines()[0]
-    if isinstance(error, pickle.UnpicklingError) and re.search(
-        r'[Uu]nsupported|not an allowed global|GLOBAL', text
-    ):
-        name = re.search(
-            r'(?:GLOBAL|class|global|function)\s+`?'
-            r'([\w.]+\.[\w.]+)',
-            text,
-        )
-        what = f' ({name.group(1)})' if name else ''
+    # torch's advice to load without weights_only is not for foreign files
+    cause = text.rpartition('WeightsUnpickler error:')[2].strip()
+    cause = (cause or type(error).__name__).splitlines()[0]
+    name = re.search(
+        r'(?:[Uu]nsupported (?:class|global:?)|function|GLOBAL|Trying to '
+        r"\w+ (?:an )?)[:\s]+(?:GLOBAL )?[`'<]*([A-Za-z_][\w.]*)",
+        text,
+    )
+    if isinstance(error, pickle.UnpicklingError) and name:
         return (
-            f'holds Python objects{what} besides tensors. Loading those '
-            'could run code, so the file is refused and nothing was run. '
-            'If you made it yourself, save its state_dict alone: '
+            f'holds Python objects ({name.group(1)}) besides tensors. Loading '
+            'those could run code, so the file is refused and nothing was '
+            'run. If you made it yourself, save its state_dict alone: '
             "torch.save({'state_dict': ...}, ...)"
         )
     if path.stat().st_size == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from .entries import Entry, NormKind, conv, norm
 from .errors import CheckpointError
@@ -98,6 +99,18 @@ def norm_kind(shapes: Shapes, layer: str) -> NormKind:
             "ratios ('in', 'ln', 'bn') or two ('in', 'ln')"
         )
     return NormKind(shape[0], f'{layer}.mean_fixed' in shapes)
+
+
+def resnet_params(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """Sizes of a plain ResNet whose keys start with ``prefix``."""
+    kind = norm_kind(shapes, f'{prefix}sn1')
+    return dict(
+        prefix=prefix,
+        depth=infer_depth(shapes, {i: f'{prefix}layer{i}' for i in STAGES}),
+        ratios=kind.ratios,
+        sparse=kind.sparse,
+        fc=int(shapes.get(f'{prefix}fc.weight', (0,))[0]),
+    )
 
 
 def infer_depth(shapes: Shapes, stages: Mapping[int, str]) -> int:

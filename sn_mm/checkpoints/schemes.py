@@ -21,12 +21,10 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from .bn import bn_to_sn
-from .convert import NAMES, Name, convert, default_name, full_name
-from .errors import CheckpointError
-from .layouts import Layout
+from .convert import convert, name_of, style_of
 from .load import load_pretrained
 from .report import Report, log
-from .sources import BN, SN, Source, about, open_files, parse, recognized
+from .sources import BN, SN, about, open_files, parse, recognized
 
 
 @CheckpointLoader.register_scheme(prefixes=SN, force=True)
@@ -35,8 +33,9 @@ def load_sn(filename: str, map_location: Any = None) -> dict[str, Any]:
 
     Args:
         filename: ``sn://FILE``; ``sn://ENCODER,DECODER`` joins the two files
-            of a segmentor; ``?to=`` mmdet, mmseg, backbone, mmpretrain or
-            torchvision chooses other names than the layout's own.
+            of a segmentor; ``?to=`` model (with ``backbone.`` in front),
+            backbone, mmpretrain or torchvision chooses other names than the
+            layout's own.
         map_location: device of the tensors.
 
     Returns:
@@ -47,12 +46,14 @@ def load_sn(filename: str, map_location: Any = None) -> dict[str, Any]:
             :mod:`.convert`.
     """
     source = parse(filename)
+    to = source.options.get('to', 'mmdet')
     state: OrderedDict[str, Tensor] = OrderedDict()
     metadata: dict[str, Any] = {}
     for file, layout in recognized(source):
         report = Report(str(file.path), str(layout))
         with about(file):
-            part = convert(file.state, layout, _names(source, layout), report)
+            name = name_of(style_of(to, layout, len(source.names) > 1))
+            part = convert(file.state, layout, name, report)
         log(report)
         state.update(part)
         metadata.update(part._metadata)
@@ -85,17 +86,6 @@ def load_bn(filename: str, map_location: Any = None) -> dict[str, Any]:
         state = bn_to_sn(file.state, report, **source.options)
     log(report)
     return _result(state, {}, map_location)
-
-
-def _names(source: Source, layout: Layout) -> Name:
-    to = source.options.get('to')
-    if to is None:
-        return full_name if len(source.names) > 1 else default_name(layout)
-    if to not in NAMES:
-        raise CheckpointError(
-            f'sn://...?to={to}: choose from {", ".join(NAMES)}'
-        )
-    return NAMES[to]
 
 
 def _result(

@@ -1,0 +1,80 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Writing a checkpoint: whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+from .progress import tracked
+
+
+def check_destination(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` can become a new file."""
+    if path.exists():
+        raise CheckpointError(
+            f'{path} exists already: remove it or choose another name'
+        )
+    if not path.parent.is_dir():
+        raise CheckpointError(
+            f'the folder {path.parent} does not exist: make it first'
+        )
+
+
+def write_checkpoint(
+    content: dict[str, Any], path: Path, size: int, progress: bool = False
+) -> None:
+    """Save ``content``; under its own name only when it is complete.
+
+    Args:
+        content: what torch.save takes.
+        path: the new file.
+        size: its size in bytes, about.
+        progress: show a bar.
+
+    Raises:
+        CheckpointError: the file exists, or cannot be written, as when the
+            disk is full; nothing is left behind.
+    """
+    check_destination(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(
+            prefix=f'.{path.name}.', dir=path.parent
+        )
+        with os.fdopen(handle, 'wb') as file:
+            with tracked(file, size, 'writing', progress) as sink:
+                torch.save(content, sink)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch wraps some in the latter
+        raise CheckpointError(
+            f'{path} cannot be written: {_why(error)}; nothing was left behind'
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _why(error: Exception) -> str:
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return 'the disk is full'
+            return str(error.strerror or error)
+        text, error = str(error), error.__cause__ or error.__context__
+    return text.splitlines()[0]
