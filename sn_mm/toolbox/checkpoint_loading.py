@@ -10,7 +10,9 @@ scheme for local files is replaced here, with upstream's own later fix.
 
 A pickle can run code: as before torch 2.6, load local checkpoints that you
 trust only. Other schemes keep their loaders: ``http(s)://`` and the model
-zoos built on it pass ``weights_only=False`` inside torch.hub.
+zoos built on it pass ``weights_only=False`` inside torch.hub; ``s3://``,
+``petrel://``, ``pavi://`` and ``open-mmlab://`` names of local files stay at
+torch's default.
 """
 
 from __future__ import annotations
