@@ -3,10 +3,12 @@
 from . import toolbox  # noqa: F401
 from .checkpoints import load_pretrained
 from .layers import SN1d, SN2d, SN3d, SyncSN
+from .surgery import convert_norm
 from .version import __version__
 
 SN = SN2d
 
 __all__ = [
-    'SN', 'SN1d', 'SN2d', 'SN3d', 'SyncSN', '__version__', 'load_pretrained'
+    'SN', 'SN1d', 'SN2d', 'SN3d', 'SyncSN', '__version__',
+    'convert_norm', 'load_pretrained'
 ]
