@@ -2,13 +2,13 @@
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 from . import toolbox  # noqa: F401
 from .checkpoints import load_pretrained
-from .layers import SN1d, SN2d, SN3d, SyncSN
+from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
 from .surgery import convert_norm
 from .version import __version__
 
 SN = SN2d
 
 __all__ = [
-    'SN', 'SN1d', 'SN2d', 'SN3d', 'SyncSN', '__version__',
+    'SN', 'SN1d', 'SN2d', 'SN3d', 'SSN', 'SyncSN', 'SyncSSN', '__version__',
     'convert_norm', 'load_pretrained'
 ]

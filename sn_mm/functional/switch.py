@@ -106,6 +106,10 @@ class SwitchMixing(Mixing):
         return logits.softmax(-1)
 
     # -- backward --------------------------------------------------------
+    def _logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
+        """Through :meth:`_ratios`: the softmax."""
+        return ratios * (d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
+
     def backward(
         self,
         moments: Tensor,
@@ -140,10 +144,7 @@ class SwitchMixing(Mixing):
         d_rows = (d_rows + shares).expand_as(rows).contiguous()
         # var_k holds mean((m - mu_k)^2), which pulls on m as well.
         d_rows[0] += 2 * (rows[0] * shares[1] - pulls[0])
-        d_ratios = torch.stack(d_ratios, dim=-1)
-        d_logits = ratios * (
-            d_ratios - (ratios * d_ratios).sum(-1, keepdim=True)
-        )
+        d_logits = self._logit_grad(ratios, torch.stack(d_ratios, dim=-1))
         return (
             self._spread(d_rows, size),
             *(d.to(p.dtype) for d, p in zip(d_logits, params)),

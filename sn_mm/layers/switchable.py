@@ -148,18 +148,14 @@ class _SwitchNorm(_InstanceNorm):
         self._check_input_dim(x)
         self._warn_single_position(x)
         batch = self._batch_statistic()
-        mixing = SwitchMixing(
-            make_statistics(self.statistics, batch, self.num_groups),
-            self.unbiased,
-        )
+        mixing = self._mixing(batch)
         y, state = normalize(
             x,
             self.weight,
             self.bias,
             self.eps,
             mixing,
-            self.mean_weight,
-            self.var_weight,
+            *self._mixing_parameters(x),
         )
         if self.training and self.track_running_stats and not batch.constant:
             self._track(x, *mixing.pooled(batch, state).squeeze(1))
@@ -201,6 +197,15 @@ class _SwitchNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- statistics ------------------------------------------------------
+    def _mixing(self, batch: Batch) -> SwitchMixing:
+        return SwitchMixing(
+            make_statistics(self.statistics, batch, self.num_groups),
+            self.unbiased,
+        )
+
+    def _mixing_parameters(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean_weight, self.var_weight
+
     def _uses_batch(self) -> bool:
         """Whether BN's statistics are the batch's, not the running ones."""
         if not self.track_running_stats:

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -159,7 +160,8 @@ def test_names_for_other_toolboxes(released):
         'layer1.0.downsample.1.bias',
         'fc.weight',
     } <= keys('torchvision')
-    assert 'backbone.layer4.2.sn3.weight' in keys('mmdet')
+    assert 'backbone.layer4.2.sn3.weight' in keys('model')
+    assert 'layer4.2.sn3.weight' in keys('mmdet')
     assert 'fc.weight' not in keys('backbone')
     with pytest.raises(CheckpointError, match='choose from mmdet'):
         keys('caffe')
@@ -187,3 +189,83 @@ def test_torchvision_names(released):
     report = load_pretrained(model, str(path))
     assert report.missing == ['fc.weight', 'fc.bias']
     assert any('classifier of 1000' in d.reason for d in report.dropped)
+
+
+# -- SSN --
+def ssn_resnet(kind='SSNResNet', **norm):
+    import sn_mm.models.ssn_resnet  # noqa: F401  (registers SSNResNet)
+
+    model = MODELS.build(
+        dict(
+            type=kind,
+            depth=50,
+            norm_cfg=dict(type='SSN', unbiased=True, **norm),
+            norm_eval=False,
+        )
+    )
+    model.eval()
+    return model
+
+
+def test_ssn_outputs(released, image):
+    original, path = released('imagenet_resnetv1ssn50')
+    model = ssn_resnet()
+    assert load_pretrained(model, str(path)).complete
+    assert model.layer3[1].sn2.mean_fixed == 1
+    assert_same(model, original, image)
+
+
+def test_ssn_with_open_ratios(image, tmp_path):
+    """Radius and unfixed weights count in evaluation."""
+    original = oracle.fill(
+        oracle.ResNet(18, norm=oracle.FixedSparseNorm, ceil_pool=True)
+    )
+    sparse = torch.tensor([0.2, 0.7, 0.1])
+    for name, buffer in original.named_buffers():
+        if name.endswith('mean_fixed'):
+            buffer.zero_()
+        elif name.endswith('radius'):
+            buffer.fill_(0.5)
+    open_weights = original.sn1.mean_weight
+    with torch.no_grad():
+        open_weights.copy_(sparse)
+    path = tmp_path / 'ssn18.pth'
+    torch.save({'state_dict': original.state_dict()}, path)
+    model = MODELS.build(
+        dict(
+            type='SSNResNet',
+            depth=18,
+            norm_cfg=dict(type='SSN', unbiased=True),
+        )
+    )
+    load_pretrained(model, str(path))
+    want = 1 / 3 + 0.5 * (sparse - 1 / 3) / (sparse - 1 / 3).norm()
+    got = model.sn1.ratios()['mean']
+    assert torch.allclose(got, want, atol=1e-6)
+    with torch.no_grad():
+        open_weights.copy_(want)
+    model.eval()
+    assert_same(model, original, image)
+
+
+@pytest.mark.parametrize(
+    'build, message',
+    [
+        (lambda: ssn_resnet('ResNet'), "set type='SSNResNet'"),
+        (lambda: resnet(), "set type='SSN' in norm_cfg"),
+    ],
+)
+def test_ssn_contradictions(released, build, message):
+    _, path = released('imagenet_resnetv1ssn50')
+    build_model = build()
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(build_model, str(path))
+
+
+def test_sn_into_the_ssn_stem(released):
+    _, path = released('imagenet_resnetv1sn50')
+    import sn_mm.models.ssn_resnet  # noqa: F401
+
+    model = MODELS.build(dict(type='SSNResNet', depth=50, norm_cfg=NORM))
+    with pytest.raises(CheckpointError, match="set type='ResNet'"):
+        load_pretrained(model, str(path))
