@@ -73,7 +73,8 @@ def tell_about_sync_sn(model: nn.Module) -> int:
             f'sync_bn converts batch norms only: {len(layers)} SN '
             f"layer(s) of {type(model).__name__} ('{layers[0][0]}', ...) are "
             'left as they are, with BN statistics of each process alone. To '
-            "synchronize them, set norm_cfg = dict(type='SyncSN'); "
+            "synchronize them, set norm_cfg = dict(type='SyncSN') in the "
+            "config, or call sn_mm.convert_norm(model, 'SyncSN'); "
             'checkpoints of both are interchangeable.',
             logger='current',
             level=logging.WARNING,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sn_mm import SN, SyncSN
+from sn_mm import SN, SyncSN, convert_norm
 from sn_mm.toolbox import sync_bn, watch_sync_bn
 from tests.test_toolbox.builders import (
     BN_CFG,
@@ -78,6 +78,7 @@ def test_one_message_names_the_count_and_the_fix(messages, conversion):
     count = len(switch_norms(model))
     assert f'{count} SN layer(s) of ResNet' in messages[0]
     assert "'sn1'" in messages[0] and "type='SyncSN'" in messages[0]
+    assert "sn_mm.convert_norm(model, 'SyncSN')" in messages[0]
     CONVERSIONS[conversion](model)
     mmengine.model.convert_sync_batchnorm(model)
     assert len(messages) == 1
@@ -102,6 +103,12 @@ def test_reverting_says_nothing(messages):
 )
 def test_no_message_where_nothing_would_be_synchronized(messages, layer):
     mmengine.model.convert_sync_batchnorm(nn.Sequential(layer))
+    assert not messages
+
+
+def test_the_fix_in_the_message_fixes_it(messages):
+    model = convert_norm(resnet(), 'SyncSN')
+    mmengine.model.convert_sync_batchnorm(model)
     assert not messages
 
 
