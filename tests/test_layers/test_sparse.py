@@ -61,7 +61,8 @@ def test_output_and_gradients(training, radius):
     )
     assert relative_error(got, want) < 2e-4
     for name, g, w in zip(['x', *names], got_grads, want_grads):
-        assert relative_error(g, w) < 2e-4, name
+        # a ratio held by its face and the sphere has gradient 0 exactly
+        assert relative_error(g, w, floor=1.0) < 2e-4, name
 
 
 @pytest.mark.parametrize(
