@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import Optional
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from .bn import Ratios, bn_layers, bn_to_sn, same_name, sn_name
@@ -22,8 +23,11 @@ from .convert import (
 )
 from .errors import CheckpointError, listed
 from .layouts import Layout
+from .reader import CheckpointFile
 from .report import Dropped, Report, log
 from .sources import BN, Source, about, open_files, parse, recognized
+
+Opened = tuple[CheckpointFile, Optional[Layout]]
 
 
 def load_pretrained(
@@ -50,12 +54,32 @@ def load_pretrained(
         CheckpointError: the file cannot be used, or contradicts the model;
             the model is unchanged.
     """
-    if is_model_wrapper(model):
-        model = model.module
     source = parse(checkpoint)
+    return fill(model, source, open_source(source), prefix)
+
+
+def open_source(source: Source) -> list[Opened]:
+    """Read the files of a source; public ones with their layouts."""
+    if source.scheme == BN:
+        return [(file, None) for file in open_files(source.names)]
+    return recognized(source)
+
+
+def fill(
+    model: nn.Module,
+    source: Source,
+    opened: list[Opened],
+    prefix: str | None = None,
+) -> Report:
+    """:func:`load_pretrained` from files that are read already."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
     report = Report(', '.join(source.names), '')
-    load = _from_bn if source.scheme == BN else _from_public
-    state = load(model, source, prefix, report)
+    if source.scheme == BN:
+        file = opened[0][0]
+        state = _from_bn(model, file, source.options, prefix, report)
+    else:
+        state = _from_public(model, opened, prefix, report)
     own = model.state_dict()
     _drop_other_classifier(state, own, report)
     _check_shapes(state, own)
@@ -78,12 +102,15 @@ def load_pretrained(
 
 # -- public SN files --
 def _from_public(
-    model: nn.Module, source: Source, prefix: str | None, report: Report
+    model: nn.Module,
+    opened: list[Opened],
+    prefix: str | None,
+    report: Report,
 ) -> OrderedDict[str, Tensor]:
     own = model.state_dict()
     state: OrderedDict[str, Tensor] = OrderedDict()
     titles = []
-    for file, layout in recognized(source):
+    for file, layout in opened:
         with about(file):
             name = _present(_fitting_name(layout, own, prefix), own)
             problems = contradictions(model, layout, name)
@@ -160,10 +187,13 @@ def _present(name: Name, own: Iterable[str]) -> Name:
 
 # -- BN files --
 def _from_bn(
-    model: nn.Module, source: Source, prefix: str | None, report: Report
+    model: nn.Module,
+    file: CheckpointFile,
+    options: dict[str, str],
+    prefix: str | None,
+    report: Report,
 ) -> OrderedDict[str, Tensor]:
     own, modules = model.state_dict(), dict(model.named_modules())
-    file = open_files(source.names)[0]
     report.layout = 'network with BN'
     with about(file):
         if not bn_layers(file.state):
@@ -177,7 +207,7 @@ def _from_bn(
             return Ratios(module.statistics, module.ratio_groups)
 
         state = bn_to_sn(
-            file.state, report, name=name, wanted=wanted, **source.options
+            file.state, report, name=name, wanted=wanted, **options
         )
     used = [u for u in report.used if u.target in own]
     report.dropped += [

@@ -1,16 +1,20 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """``sn://`` and ``bn2sn://`` wherever a config takes a checkpoint.
 
-A scheme is not told which model it loads for, so the layout decides the
-names: backbones come without a prefix, as the toolboxes' own; detectors and
-segmentors come whole. In ``init_cfg`` the model is known, and
-:class:`PretrainedSN` checks it as :func:`.load_pretrained` does.
+mmengine reads a checkpoint before it looks at the model. What these schemes
+return therefore holds the state dict under the names that the layout suggests
+(backbones without a prefix, as the toolboxes' own; detectors and segmentors
+whole), for whoever takes it as a plain dict; and where mmengine goes on to
+load it into a model, it fills the model itself, checking as
+:func:`.load_pretrained` does.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from mmengine.logging import print_log
@@ -18,17 +22,45 @@ from mmengine.model import PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import Tensor, nn
 
 from .bn import bn_to_sn
 from .convert import convert, name_of, style_of
-from .load import load_pretrained
-from .report import Report, log
-from .sources import BN, SN, about, open_files, parse, recognized
+from .errors import CheckpointError
+from .load import Opened, fill, load_pretrained, open_source
+from .report import Report
+from .sources import BN, SN, Source, about, parse
+
+_LOAD = '_load_checkpoint_to_model'
+
+
+class SchemeCheckpoint(dict):
+    """{'state_dict': ..., 'meta': {}} that can also fill a model.
+
+    Attributes:
+        fill: function of a model, as :func:`.load_pretrained`; None where
+            the user chose the names.
+    """
+
+    def __init__(
+        self,
+        state: OrderedDict[str, Tensor],
+        map_location: Any,
+        fill: Callable[[nn.Module], Report] | None = None,
+    ) -> None:
+        metadata = getattr(state, '_metadata', {})
+        if isinstance(map_location, (str, torch.device)):
+            state = OrderedDict(
+                (k, v.to(map_location)) for k, v in state.items()
+            )
+        state._metadata = metadata
+        super().__init__(state_dict=state, meta={})
+        self.fill = fill
 
 
 @CheckpointLoader.register_scheme(prefixes=SN, force=True)
-def load_sn(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_sn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
     """Load a public SN checkpoint under OpenMMLab's names.
 
     Args:
@@ -38,30 +70,39 @@ def load_sn(filename: str, map_location: Any = None) -> dict[str, Any]:
             layout's own.
         map_location: device of the tensors.
 
-    Returns:
-        {'state_dict': ..., 'meta': {}}.
-
     Raises:
         CheckpointError: see :mod:`.reader`, :mod:`.layouts`,
             :mod:`.convert`.
     """
     source = parse(filename)
+    opened = open_source(source)
+    state = _joined(source, opened)
+    if 'to' in source.options:
+        return SchemeCheckpoint(state, map_location)
+    return SchemeCheckpoint(
+        state, map_location, functools.partial(_fill, source, opened)
+    )
+
+
+def _joined(source: Source, opened: list[Opened]) -> OrderedDict[str, Tensor]:
+    """The public files of a source, converted, in one state dict."""
     to = source.options.get('to', 'mmdet')
     state: OrderedDict[str, Tensor] = OrderedDict()
     metadata: dict[str, Any] = {}
-    for file, layout in recognized(source):
-        report = Report(str(file.path), str(layout))
+    for file, layout in opened:
+        name = name_of(style_of(to, layout, len(opened) > 1))
         with about(file):
-            name = name_of(style_of(to, layout, len(source.names) > 1))
-            part = convert(file.state, layout, name, report)
-        log(report)
+            part = convert(
+                file.state, layout, name, Report(str(file.path), str(layout))
+            )
         state.update(part)
         metadata.update(part._metadata)
-    return _result(state, metadata, map_location)
+    state._metadata = metadata
+    return state
 
 
 @CheckpointLoader.register_scheme(prefixes=BN, force=True)
-def load_bn(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_bn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
     """Load a BN checkpoint under the names and with the ratios of SN.
 
     Args:
@@ -70,46 +111,70 @@ def load_bn(filename: str, map_location: Any = None) -> dict[str, Any]:
             ratios on BN instead of their initial, equal values.
         map_location: device of the tensors.
 
-    Returns:
-        {'state_dict': ..., 'meta': {}}.
+    Raises:
+        CheckpointError: see :mod:`.reader`, :mod:`.bn`.
     """
     source = parse(filename)
-    file = open_files(source.names)[0]
-    report = Report(str(file.path), 'network with BN')
-    if source.names[0].startswith('mmcls://'):  # as mmengine's own scheme
-        file.state = {
-            k[len('backbone.') :]: v
-            for k, v in file.state.items()
-            if k.startswith('backbone.')
-        }
+    opened = open_source(source)
+    file = opened[0][0]
     with about(file):
-        state = bn_to_sn(file.state, report, **source.options)
-    log(report)
-    return _result(state, {}, map_location)
+        state = bn_to_sn(
+            file.state,
+            Report(str(file.path), 'network with BN'),
+            **source.options,
+        )
+    return SchemeCheckpoint(
+        state, map_location, functools.partial(_fill, source, opened)
+    )
 
 
-def _result(
-    state: OrderedDict[str, Tensor],
-    metadata: dict[str, Any],
-    map_location: Any,
-) -> dict[str, Any]:
-    if isinstance(map_location, (str, torch.device)):
-        state = OrderedDict((k, v.to(map_location)) for k, v in state.items())
-    state._metadata = metadata
-    return dict(state_dict=state, meta={})
+def _fill(source: Source, opened: list[Opened], model: nn.Module) -> Report:
+    return fill(model, source, opened)
+
+
+# -- where mmengine knows the model --
+def fill_models() -> None:
+    """Let mmengine's loading of our schemes into models be checked, once.
+
+    mmengine has no hook there. The wrapper takes our own checkpoints aside
+    and passes on all others, untouched. Modules that imported the function
+    by name get it too.
+    """
+    original = getattr(mmengine_checkpoint, _LOAD)
+    if hasattr(original, '_sn_mm_fills'):
+        return
+
+    @functools.wraps(original)
+    def load(model, checkpoint, strict=False, *args, **kwargs):
+        own_fill = getattr(checkpoint, 'fill', None)
+        if own_fill is None:
+            return original(model, checkpoint, strict, *args, **kwargs)
+        report = own_fill(model)
+        if strict and not report.complete:
+            raise CheckpointError(report.summary())
+        return checkpoint
+
+    load._sn_mm_fills = True
+    for module in list(sys.modules.values()):
+        if getattr(module, '__dict__', {}).get(_LOAD) is original:
+            setattr(module, _LOAD, load)
+
+
+fill_models()
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class PretrainedSN(PretrainedInit):
-    """mmengine's ``Pretrained``, strict for ``sn://`` and ``bn2sn://``.
+    """mmengine's ``Pretrained``, with a strict ``prefix`` for our schemes.
 
-    mmengine's own loads with ``strict=False`` and does not compare model and
-    file; for all other checkpoints it still does the work.
+    For all other checkpoints mmengine's own does the work.
     """
 
-    def __call__(self, module: torch.nn.Module) -> None:
-        """Fill ``module``, or the part of the file called ``prefix``."""
-        if not self.checkpoint.startswith((SN, BN)):
+    def __call__(self, module: nn.Module) -> None:
+        """Fill ``module``, or with the part of the file called ``prefix``."""
+        if not self.checkpoint.startswith((SN, BN)) or '?to=' in (
+            self.checkpoint
+        ):
             super().__call__(module)
             return
         print_log(f'load model from: {self.checkpoint}', logger='current')

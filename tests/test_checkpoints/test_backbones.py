@@ -65,7 +65,7 @@ def test_the_biased_variance_is_told_and_would_show(released, image):
     with pytest.raises(CheckpointError, match='set unbiased=True in norm_cfg'):
         load_pretrained(model, str(path))
     with pytest.warns(UserWarning, match='set unbiased=True in norm_cfg'):
-        load_checkpoint(model, f'sn://{path}', strict=True)
+        load_checkpoint(model, f'sn://{path}?to=backbone', strict=True)
     with torch.no_grad():
         error = relative_error(model(image)[-1], original.features(image)[-1])
     assert error > 1e-2
@@ -82,14 +82,23 @@ def test_the_account(released):
     ]
 
 
-def test_a_whole_model_reports_what_stays_unfilled(released):
-    _, path = released('imagenet_resnetv1sn50')
+def whole_model():
     model = torch.nn.Module()
     model.backbone = resnet()
     model.neck = torch.nn.Linear(2, 2)
-    report = load_pretrained(model, str(path))
+    return model
+
+
+def test_a_whole_model_reports_what_stays_unfilled(released):
+    original, path = released('imagenet_resnetv1sn50')
+    report = load_pretrained(whole_model(), str(path))
     assert report.missing == ['neck.weight', 'neck.bias']
     assert not report.complete and 'NOT FILLED' in report.summary()
+    model = whole_model()
+    load_checkpoint(model, f'sn://{path}')  # as load_from does
+    assert torch.equal(model.backbone.conv1.weight, original.conv1.weight)
+    with pytest.raises(CheckpointError, match='NOT FILLED'):
+        load_checkpoint(whole_model(), f'sn://{path}', strict=True)
 
 
 def test_backbone_converted_for_c4_detectors(image, tmp_path):
@@ -139,8 +148,10 @@ def test_contradictions_name_the_config_line(
 
 def test_three_ratios_against_two_through_the_scheme(released):
     _, path = released('imagenet_resnetv1sn50')
+    with pytest.raises(CheckpointError, match=r"set statistics=\('in'"):
+        load_checkpoint(resnet(NOBN), f'sn://{path}')
     with pytest.raises(RuntimeError, match='set statistics in norm_cfg'):
-        load_checkpoint(resnet(NOBN), f'sn://{path}', strict=True)
+        load_checkpoint(resnet(NOBN), f'sn://{path}?to=backbone', strict=True)
 
 
 def test_names_for_other_toolboxes(released):
