@@ -11,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .errors import LaunchError
+from .processes import cpu_processes
 
 
 def load_config(
@@ -84,7 +85,11 @@ def register_toolbox(cfg: Config) -> str | None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the config's Runner, of its ``runner_type`` if it has one."""
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    """Build the config's Runner, of its ``runner_type`` if it has one.
+
+    A distributed run goes over CPUs where there is no GPU.
+    """
+    with cpu_processes(cfg):
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return Runner.from_cfg(cfg)

@@ -1,0 +1,6 @@
+_base_ = 'faster-rcnn_r18_fpn_sn-all_demo.py'
+norm_cfg = dict(type='SyncSN', requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

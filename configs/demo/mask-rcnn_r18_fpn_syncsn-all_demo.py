@@ -1,0 +1,8 @@
+_base_ = 'mask-rcnn_r18_fpn_sn-all_demo.py'
+norm_cfg = dict(type='SyncSN', requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(
+        bbox_head=dict(norm_cfg=norm_cfg),
+        mask_head=dict(norm_cfg=norm_cfg)))
