@@ -1,6 +1,6 @@
 # From scratch. As in the SN paper, norms (gamma, beta and ratios) have no
 # weight decay.
-max_iters = 1500
+max_iters = 1600
 train_cfg = dict(
     type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
@@ -8,7 +8,7 @@ test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.02),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.02),
     paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
     clip_grad=dict(max_norm=10))
 param_scheduler = [
