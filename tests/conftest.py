@@ -1,0 +1,13 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+import pytest
+
+from sn_mm.demo.options import DemoOptions
+from sn_mm.demo.writer import make_demo_data
+
+
+@pytest.fixture(scope='session')
+def tiny_demo_data(tmp_path_factory):
+    """Demo data of four small training images; tests read it only."""
+    out = tmp_path_factory.mktemp('tiny_demo_data') / 'demo'
+    make_demo_data(out, DemoOptions(train=4, val=2, size=(64, 96)))
+    return out
