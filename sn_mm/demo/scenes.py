@@ -20,6 +20,15 @@ from .scans import SCAN_SIZE, SPLITS, digit_scans
 _DIGIT_HEIGHT = (0.21, 0.45)
 _CROWD_DIGIT_HEIGHT = (0.075, 0.115)
 
+# How many digits are tried; some find no place, or are hidden too much.
+_DIGIT_COUNT = (3, 7)
+_DIGIT_COUNT_BESIDE_CROWD = (1, 4)
+
+# How digits are distorted.
+_MAX_TURN = 15  # degrees
+_MAX_SHEAR = 0.1
+_STRETCH = (0.85, 1.25)  # of the width
+
 # Of the 10 rows of a scan with its margin, the digit itself fills 8.
 _INK_SHARE_OF_SCAN = 0.8
 
@@ -111,8 +120,8 @@ def render_scene(seed: int, split: str, index: int, size: tuple) -> Scene:
         has_crowd = index % 10 == 2
         if has_crowd:
             cutouts.append(_place_crowd(rng, split, size))
-        count = rng.integers(1, 5) if has_crowd else rng.integers(3, 8)
-        for _ in range(count):
+        counts = _DIGIT_COUNT_BESIDE_CROWD if has_crowd else _DIGIT_COUNT
+        for _ in range(rng.integers(*counts, endpoint=True)):
             _place_digit(rng, split, size, cutouts)
     instances, cutouts = _hide_and_drop(cutouts, size)
     image = _paint(rng, image, cutouts)
@@ -184,9 +193,9 @@ def _warp(
 ) -> np.ndarray:
     """Opacity, float32 (H, W), of a scan turned, sheared and put in place."""
     scale = height / (_INK_SHARE_OF_SCAN * SCAN_SIZE)
-    stretch = rng.uniform(0.85, 1.25)
-    angle = np.deg2rad(rng.uniform(-15, 15))
-    shear = rng.uniform(-0.1, 0.1)
+    stretch = rng.uniform(*_STRETCH)
+    angle = np.deg2rad(rng.uniform(-_MAX_TURN, _MAX_TURN))
+    shear = rng.uniform(-_MAX_SHEAR, _MAX_SHEAR)
     turn = np.array(
         [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     )
