@@ -36,6 +36,19 @@ The demo's steps:
 EOF
 }
 
+# Threads that wait for cores which other programs use make each step many
+# times slower, so on a machine that is busy before we start, one must do.
+choose_threads() {
+  local load
+  if [ -n "${OMP_NUM_THREADS:-}" ]; then return; fi
+  load=$(uptime | sed -n 's/.*load averages\{0,1\}: *\([0-9]*\).*/\1/p')
+  if [ "${load:-0}" -ge "$(getconf _NPROCESSORS_ONLN)" ]; then
+    export OMP_NUM_THREADS=1
+    say 'Other programs keep this machine busy, so the training uses one' \
+      'thread and takes longer (OMP_NUM_THREADS=N chooses otherwise).'
+  fi
+}
+
 title() { printf '\n=== %s\n' "$*"; }
 
 # Prints the box AP of the newest evaluation under a folder.
@@ -58,6 +71,9 @@ PYTHON
 main() {
   local checkpoint
   print_plan
+  choose_threads
+  # setuptools says so at every import of mmengine
+  export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore:pkg_resources is deprecated}"
 
   title '1. environment'
   setup_env
