@@ -1,0 +1,132 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""The cost of one normalization layer beside its rivals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sn_mm.functional import switchable_norm_reference
+from sn_mm.layers import SN2d, SyncSN
+
+from .memory import kept_for_backward
+from .timing import time_together
+
+# (N, C, H, W): the stages of a ResNet-50 detector at 800 x 1216, 2 images,
+# and the features of 512 boxes and 256 masks
+SHAPES = (
+    (2, 64, 200, 304),
+    (2, 256, 100, 152),
+    (2, 512, 50, 76),
+    (2, 2048, 25, 38),
+    (512, 256, 7, 7),
+    (256, 256, 14, 14),
+)
+
+
+class PlainSN(nn.Module):
+    """SN by its formula, one PyTorch operation after the other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.mean_weight = nn.Parameter(torch.ones(3))
+        self.var_weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return switchable_norm_reference(
+            x, self.mean_weight, self.var_weight, self.weight, self.bias
+        )
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    'SN': SN2d,
+    'SyncSN': SyncSN,
+    'BN': nn.BatchNorm2d,
+    'GN': lambda c: nn.GroupNorm(32, c),
+    'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
+    'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
+    'plain SN': PlainSN,
+}
+
+
+def benchmark_layers(
+    norms: Sequence[str],
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    *,
+    training: bool = True,
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    repeats: int = 11,
+) -> list[dict]:
+    """Time every norm on every shape.
+
+    Args:
+        norms: names out of :data:`NORMS`.
+        shapes: (N, C, H, W) of the inputs.
+        training: time forward and backward in training mode, else forward
+            in evaluation mode.
+        device, dtype, channels_last: of the input; half precision keeps
+            float32 parameters, as under autocast.
+        repeats: rounds of which the median is taken.
+
+    Returns:
+        One dict per shape and norm: ``shape``, ``norm``, ``ms`` and, in
+        training, ``kept``: bytes kept for backward over bytes of the input.
+
+    Raises:
+        ValueError: for an unknown norm.
+    """
+    unknown = [n for n in norms if n not in NORMS]
+    if unknown:
+        raise ValueError(
+            f'unknown norm {unknown[0]!r}; choose from {", ".join(NORMS)}'
+        )
+    rows = []
+    for shape in shapes:
+        x = torch.randn(shape, device=device).to(dtype)
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        layers = {
+            n: NORMS[n](shape[1]).to(device).train(training) for n in norms
+        }
+        runs = {n: _run(layer, x, training) for n, layer in layers.items()}
+        for name, ms in time_together(runs, repeats, x.device).items():
+            row = dict(shape=list(shape), norm=name, ms=ms)
+            if training:
+                kept = kept_for_backward(layers[name], x)
+                row['kept'] = kept / (x.numel() * x.element_size())
+            rows.append(row)
+    return rows
+
+
+def _run(layer: nn.Module, x: Tensor, training: bool) -> Callable:
+    """What is timed: a forward, and a backward in training."""
+    params = list(layer.parameters())
+    dy = torch.randn_like(x)
+    leaf = x.detach().requires_grad_()
+
+    def step():
+        y = layer(leaf)
+        return torch.autograd.grad(y, (leaf, *params), dy.to(y.dtype))
+
+    def forward():
+        with torch.no_grad():
+            return layer(x)
+
+    return step if training else forward
+
+
+def geometric_means(rows: list[dict], over: str) -> dict[str, float]:
+    """Every norm's time over that of ``over``, over all shapes."""
+    base = {tuple(r['shape']): r['ms'] for r in rows if r['norm'] == over}
+    logs: dict[str, list[float]] = {}
+    for r in rows:
+        ratio = r['ms'] / base[tuple(r['shape'])]
+        logs.setdefault(r['norm'], []).append(math.log(ratio))
+    return {n: math.exp(sum(v) / len(v)) for n, v in logs.items()}

@@ -1,0 +1,122 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Benchmark results as a table, as JSON and as a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from .layers import geometric_means
+
+
+def machine() -> dict[str, str | int]:
+    """Hardware and versions, to stand beside every figure."""
+    facts = dict(
+        cpu=_cpu_model(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
+    if torch.cuda.is_available():
+        facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda)
+    return facts
+
+
+def layer_table(rows: list[dict]) -> str:
+    """Milliseconds per shape, ratios against BN and GN, bytes kept."""
+    norms = list(dict.fromkeys(r['norm'] for r in rows))
+    shapes = list(dict.fromkeys(tuple(r['shape']) for r in rows))
+    cells = {(tuple(r['shape']), r['norm']): r for r in rows}
+    lines = [_row(['ms', *norms]), _row(['---', *['---:'] * len(norms)])]
+    for shape in shapes:
+        times = [f'{cells[shape, n]["ms"]:.2f}' for n in norms]
+        lines.append(_row([' x '.join(map(str, shape)), *times]))
+    for base in ('BN', 'GN'):
+        if base in norms:
+            means = geometric_means(rows, base)
+            ratios = [f'{means[n]:.2f}' for n in norms]
+            lines.append(_row([f'over {base} (geometric mean)', *ratios]))
+            worst = [
+                max(cells[s, n]['ms'] / cells[s, base]['ms'] for s in shapes)
+                for n in norms
+            ]
+            lines.append(
+                _row([f'over {base} (worst)', *(f'{w:.2f}' for w in worst)])
+            )
+    if all('kept' in r for r in rows):
+        kept = [max(cells[s, n]['kept'] for s in shapes) for n in norms]
+        lines.append(
+            _row(['kept / input (worst)', *(f'{k:.3f}' for k in kept)])
+        )
+    return '\n'.join(lines)
+
+
+def step_table(rows: list[dict]) -> str:
+    """Milliseconds of whole training steps and ratios."""
+    times = {r['norm']: r['ms'] for r in rows}
+    bases = [b for b in ('BN', 'GN') if b in times]
+    lines = [
+        _row(['norm', 'layers', 'ms', *(f'over {b}' for b in bases)]),
+        _row(['---', '---:', '---:', *['---:'] * len(bases)]),
+    ]
+    for r in rows:
+        ratios = [f'{r["ms"] / times[b]:.3f}' for b in bases]
+        lines.append(
+            _row([r['norm'], str(r['layers']), f'{r["ms"]:.0f}', *ratios])
+        )
+    return '\n'.join(lines)
+
+
+def write_json(path: str | Path, results: dict) -> None:
+    """Results and the machine they were taken on, written whole or not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.tmp')
+    text = json.dumps(dict(machine=machine(), **results), indent=2)
+    temporary.write_text(text + '\n')
+    os.replace(temporary, path)
+
+
+def plot_growth(rows: list[dict], path: str | Path) -> None:
+    """Time against the size of the input, one line for every norm."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    # Okabe and Ito's colours, told apart with any kind of colour vision.
+    colours = '#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000'
+    figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    norms = dict.fromkeys(r['norm'] for r in rows)
+    for norm, colour, marker in zip(norms, colours.split(), 'osD^vPX'):
+        points = sorted(
+            (_numel(r['shape']), r['ms']) for r in rows if r['norm'] == norm
+        )
+        axis.loglog(*zip(*points), marker + '-', color=colour, label=norm)
+    axis.set_xlabel('values in the input')
+    axis.set_ylabel('ms, forward and backward')
+    axis.grid(True, which='both', alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _numel(shape: list[int]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _row(cells: list[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [x.split(':')[1].strip() for x in lines if 'model name' in x]
+    return names[0] if names else platform.machine()

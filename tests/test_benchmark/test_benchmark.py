@@ -1,0 +1,134 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv.cnn.bricks.norm import is_norm
+from torch import nn
+
+from sn_mm import SN2d
+from sn_mm.benchmark.layers import NORMS, benchmark_layers, geometric_means
+from sn_mm.benchmark.memory import kept_for_backward
+from sn_mm.benchmark.report import layer_table, plot_growth, step_table
+from sn_mm.benchmark.steps import benchmark_step, build
+from sn_mm.benchmark.timing import time_together
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_candidates_take_turns():
+    order = []
+    times = time_together(
+        {'a': lambda: order.append('a'), 'b': lambda: order.append('b')},
+        repeats=2,
+        device=torch.device('cpu'),
+        warmup=1,
+    )
+    assert ''.join(order) == 'ababab' and set(times) == {'a', 'b'}
+    with pytest.raises(ValueError, match='at least 1'):
+        time_together({}, 0, torch.device('cpu'))
+
+
+class Hidden(nn.Module):
+    """Keeps twice its input, out of autograd's sight."""
+
+    def forward(self, x):
+        return HiddenFunction.apply(x)
+
+
+class HiddenFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.secret = x.new_ones(2, *x.shape)
+        return x + 1
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy
+
+
+@pytest.mark.parametrize(
+    'layer,inputs',
+    [
+        (nn.Identity(), 0),
+        (nn.Sigmoid(), 1),  # its output
+        (nn.Sequential(nn.Sigmoid(), nn.Sigmoid()), 2),
+        (Hidden(), 2),
+    ],
+)
+def test_kept_for_backward(layer, inputs):
+    x = torch.randn(2, 4, 8, 8)
+    assert kept_for_backward(layer, x) == inputs * x.numel() * 4
+
+
+def test_sn_keeps_its_input():
+    for shape in [(64, 32, 7, 7), (2, 32, 32, 32)]:
+        x = torch.randn(shape)
+        kept = kept_for_backward(SN2d(32), x)
+        assert 1 <= kept / (x.numel() * 4) <= 1.02
+
+
+def test_every_norm_is_measured(tmp_path):
+    shapes = [(2, 32, 4, 4), (2, 32, 8, 8)]
+    rows = benchmark_layers(list(NORMS), shapes, repeats=1)
+    assert len(rows) == 2 * len(NORMS)
+    assert geometric_means(rows, 'GN')['GN'] == pytest.approx(1)
+    table = layer_table(rows)
+    assert '2 x 32 x 8 x 8' in table and 'over GN (worst)' in table
+    plot_growth(rows, tmp_path / 'growth.png')
+    assert (tmp_path / 'growth.png').stat().st_size > 5000
+    rows = benchmark_layers(['SN', 'BN'], shapes, training=False, repeats=1)
+    assert 'kept' not in layer_table(rows)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="unknown norm 'XN'"):
+        benchmark_layers(['XN'])
+    with pytest.raises(ValueError, match="unknown 'XN'"):
+        benchmark_step('detector', ['XN'])
+
+
+@pytest.mark.parametrize('model', ['detector', 'segmentor'])
+def test_the_norm_is_everywhere(model):
+    built = build(model, dict(type='SN'))
+    norms = [m for m in built.modules() if is_norm(m)]
+    assert len(norms) > 55 and all(type(m) is SN2d for m in norms)
+    prefixes = {
+        name.split('.')[0] for name, m in built.named_modules() if is_norm(m)
+    }
+    assert {
+        'detector': {'backbone', 'neck', 'roi_head'},
+        'segmentor': {'backbone', 'decode_head', 'auxiliary_head'},
+    }[model] == prefixes
+
+
+def test_step_table():
+    rows = [
+        dict(model='detector', norm=n, ms=ms, layers=66)
+        for n, ms in (('SN', 102.0), ('GN', 100.0))
+    ]
+    assert '1.020' in step_table(rows)
+
+
+def test_command_line(tmp_path):
+    out = tmp_path / 'out' / 'layers.json'
+    command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
+    options = '--norms SN IN --mode eval --repeats 1 --json'.split()
+    done = subprocess.run(
+        [*command, 'layers', *options, str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '512 x 256 x 7 x 7' in done.stdout and 'torch:' in done.stdout
+    content = json.loads(out.read_text())
+    assert len(content['results']) == 12
+    assert content['machine']['torch'] == torch.__version__
+    failed = subprocess.run(
+        [*command, 'layers', '--norms', 'XN'], capture_output=True, text=True
+    )
+    assert failed.returncode and 'Traceback' not in failed.stderr
+    assert "unknown norm 'XN'" in failed.stderr

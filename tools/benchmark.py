@@ -1,0 +1,114 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What SN costs beside other norms: tables of milliseconds and ratios.
+
+    python tools/benchmark.py layers
+    python tools/benchmark.py layers --device cuda --dtype float16
+    python tools/benchmark.py detector --norms SN GN BN
+    python tools/benchmark.py growth --plot docs/images/growth.png
+
+Run it on a quiet machine. All norms are measured in turns, in one run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+
+from sn_mm.benchmark import layers, report, steps  # noqa: E402
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'what',
+        choices=['layers', 'growth', 'detector', 'segmentor'],
+        help='single layers, layers on growing inputs, or whole steps',
+    )
+    parser.add_argument(
+        '--norms',
+        nargs='+',
+        metavar='NORM',
+        help=f'for layers out of {", ".join(layers.NORMS)}; for whole steps '
+        f'out of {", ".join(steps.NORM_CFGS)}',
+    )
+    parser.add_argument('--mode', choices=['train', 'eval'], default='train')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'float64', 'float16', 'bfloat16'],
+        default='float32',
+        help='of the input of layers; float16 for steps means autocast',
+    )
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--repeats', type=int, default=11)
+    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument(
+        '--size', type=int, default=384, help='of images in whole steps'
+    )
+    parser.add_argument('--images', type=int, default=2)
+    parser.add_argument('--json', metavar='FILE', help='write results there')
+    parser.add_argument(
+        '--plot', metavar='FILE', help='time against size (PNG, SVG, PDF)'
+    )
+    return parser.parse_args()
+
+
+def run_layers(args) -> list[dict]:
+    shapes = layers.SHAPES
+    if args.what == 'growth':
+        shapes = [(2, 64, 2**k, 2**k) for k in range(3, 10)]
+    rows = layers.benchmark_layers(
+        args.norms or list(layers.NORMS),
+        shapes,
+        training=args.mode == 'train',
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        channels_last=args.channels_last,
+        repeats=args.repeats,
+    )
+    print(report.layer_table(rows))
+    if args.plot:
+        report.plot_growth(rows, args.plot)
+    return rows
+
+
+def run_steps(args) -> list[dict]:
+    rows = steps.benchmark_step(
+        args.what,
+        args.norms or list(steps.NORM_CFGS),
+        size=args.size,
+        images=args.images,
+        device=args.device,
+        repeats=args.repeats,
+        amp=args.dtype == 'float16',
+    )
+    print(report.step_table(rows))
+    return rows
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for name, value in report.machine().items():
+        print(f'{name}: {value}')
+    whole = args.what in ('detector', 'segmentor')
+    try:
+        rows = run_steps(args) if whole else run_layers(args)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f'benchmark: {error}')
+    if args.json:
+        options = {
+            k: v for k, v in vars(args).items() if k not in ('json', 'plot')
+        }
+        report.write_json(args.json, dict(options=options, results=rows))
+
+
+if __name__ == '__main__':
+    main()
