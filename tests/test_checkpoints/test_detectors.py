@@ -5,13 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmcv.ops import RoIAlign
+from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from sn_mm import load_pretrained
 from sn_mm.checkpoints import CheckpointError
 
 from .networks import relative_error
-from .released_configs import build
+from .released_configs import ROOT, build
 
 CONFIGS = {
     'faster_rcnn_r50_fpn_sn': 'faster-rcnn_r50_fpn_sn',
@@ -193,3 +194,16 @@ def test_padding_is_after_normalization_and_colours_are_rgb():
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     want = F.pad((rgb - mean) / std, (0, 14, 0, 24))
     assert torch.allclose(out['inputs'][0], want, atol=1e-5)
+
+
+@pytest.mark.parametrize('model', ['faster-rcnn', 'mask-rcnn'])
+@pytest.mark.parametrize('norm', ['sn', 'sn-nobn'])
+def test_detectors_from_scratch_see_other_pixels(model, norm):
+    name = f'{model}_r50_fpn_{norm}_scratch_coco.py'
+    config = Config.fromfile(ROOT / name).model
+    pixels = config.data_preprocessor
+    assert pixels.mean == [102.9801, 115.9465, 122.7717]
+    assert pixels.std == [1, 1, 1] and not pixels.bgr_to_rgb
+    assert config.backbone.frozen_stages == -1
+    two = norm == 'sn-nobn'
+    assert (config.neck.norm_cfg.get('statistics') == ('in', 'ln')) == two

@@ -221,3 +221,17 @@ def test_errors_are_one_message_without_a_traceback(tmp_path):
     assert run.returncode == 1 and 'Traceback' not in run.stderr
     assert f'error: {path}: is ' in run.stderr
     assert os.listdir(tmp_path) == ['x.pth']
+
+
+def test_progress_bars_on_a_terminal(released, tmp_path, monkeypatch, capsys):
+    _, path = released('seg_decoder_c1_deepsup')
+    assert convert(path, tmp_path / 'quiet.pth') == 0
+    assert capsys.readouterr().err == ''
+    monkeypatch.setenv('FORCE_COLOR', '1')  # rich then sees a terminal
+    assert convert(path, tmp_path / 'shown.pth') == 0
+    shown = capsys.readouterr().err
+    assert 'reading' in shown and 'writing' in shown
+    assert_same_state(
+        read_checkpoint(tmp_path / 'shown.pth').state,
+        read_checkpoint(tmp_path / 'quiet.pth').state,
+    )
