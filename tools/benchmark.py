@@ -11,13 +11,10 @@ Run it on a quiet machine. All norms are measured in turns, in one run.
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
-import torch  # noqa: E402
-
-from sn_mm.benchmark import layers, report, steps  # noqa: E402
+from sn_mm.benchmark import layers, report, steps
 
 
 def parse_args():

@@ -12,6 +12,7 @@ import sys
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import engine
+from sn_mm.checkpoints import CheckpointError
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -74,9 +75,9 @@ def main(args: list | None = None) -> None:
             engine.enable_tta(cfg, scope)
         if args.out:
             engine.dump_predictions(cfg, scope, args.out)
-    except engine.LaunchError as error:
+        engine.build_runner(cfg).test()
+    except (engine.LaunchError, CheckpointError) as error:
         sys.exit(f'error: {error}')
-    engine.build_runner(cfg).test()
     if pictures:
         print(f'pictures: {pictures}')
 

@@ -12,6 +12,7 @@ import sys
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import engine
+from sn_mm.checkpoints import CheckpointError
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -63,9 +64,9 @@ def main(args: list | None = None) -> None:
             engine.set_resume(cfg, args.resume)
         engine.check_checkpoint(cfg.get('load_from'))
         engine.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    except engine.LaunchError as error:
+        engine.build_runner(cfg).train()
+    except (engine.LaunchError, CheckpointError) as error:
         sys.exit(f'error: {error}')
-    engine.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def test_step_table():
 
 
 def test_command_line(tmp_path):
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
     out = tmp_path / 'out' / 'layers.json'
     command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
     options = '--norms SN IN --mode eval --repeats 1 --json'.split()
@@ -122,6 +124,7 @@ def test_command_line(tmp_path):
         capture_output=True,
         text=True,
         check=True,
+        env=env,
     )
     assert '512 x 256 x 7 x 7' in done.stdout and 'torch:' in done.stdout
     content = json.loads(out.read_text())
