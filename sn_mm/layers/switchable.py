@@ -280,7 +280,8 @@ class _SwitchNorm(_InstanceNorm):
                 f'the checkpoint was trained with unbiased='
                 f'{not self.unbiased}, the model has unbiased={self.unbiased}:'
                 f' set unbiased={not self.unbiased} in norm_cfg, or outputs '
-                'differ by percents in the last stages'
+                'differ by percents in the last stages',
+                stacklevel=2,
             )
         shape = tuple(self.mean_weight.shape)
         for name in _RATIOS:

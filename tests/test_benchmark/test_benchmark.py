@@ -131,7 +131,10 @@ def test_command_line(tmp_path):
     assert len(content['results']) == 12
     assert content['machine']['torch'] == torch.__version__
     failed = subprocess.run(
-        [*command, 'layers', '--norms', 'XN'], capture_output=True, text=True
+        [*command, 'layers', '--norms', 'XN'],
+        capture_output=True,
+        text=True,
+        env=env,
     )
     assert failed.returncode and 'Traceback' not in failed.stderr
     assert "unknown norm 'XN'" in failed.stderr
