@@ -240,7 +240,7 @@ make_env() { # STACK BASE_PYTHON VENV KEY
   step 'updating pip' "$python" -m pip install "$SN_MM_PIP"
   step 'installing libraries (about 1 minute)' \
     "$python" -m pip install --no-deps -r "$files/libraries.txt"
-  step 'installing PyTorch (1 to 5 minutes)' "$python" -m pip install \
+  step 'installing PyTorch (1 to 5 minutes; 3 GB where it is for GPUs)' "$python" -m pip install \
     ${torch_args[@]+"${torch_args[@]}"} -r "$files/torch.txt"
   step 'installing the OpenMMLab toolboxes' "$python" -m pip install \
     --no-deps --no-build-isolation -r "$files/toolboxes.txt"
