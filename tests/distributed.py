@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 
 def run_processes(
-    function: Callable[[int], Any], world_size: int = 2, timeout: float = 180.0
+    function: Callable[[int], Any], world_size: int = 2, timeout: float = 600.0
 ) -> list[Any]:
     """``function(rank)`` in a process each, inside one gloo group.
 

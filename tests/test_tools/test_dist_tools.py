@@ -30,8 +30,14 @@ custom_imports = dict(
 custom_hooks = [dict(type='Recorder')]
 model = dict(
     backbone=dict(base_channels=8, stem_channels=8),
-    decode_head=dict(in_channels=64, channels=16, dropout_ratio=0),
-    auxiliary_head=dict(in_channels=32, channels=16, dropout_ratio=0))
+    decode_head=dict(
+        in_channels=64, channels=16, dropout_ratio=0,
+        loss_decode=dict(
+            class_weight=None, reduction='mean', loss_weight=1.)),
+    auxiliary_head=dict(
+        in_channels=32, channels=16, dropout_ratio=0,
+        loss_decode=dict(
+            class_weight=None, reduction='mean', loss_weight=.4)))
 train_dataloader = dict(
     batch_size=1,
     sampler=dict(shuffle=False),
