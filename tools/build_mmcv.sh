@@ -152,8 +152,8 @@ build_mmcv() { # PYTHON REQUIREMENT KEY KIND
   return "$status"
 }
 
-# Installs mmcv; sets mmcv_built to the kind it got, for the caller's record. Where CUDA operators do
-# not compile, those for the CPU are the next best.
+# Installs mmcv; sets mmcv_built to the kind it got, for the caller's record.
+# Where CUDA operators do not compile, those for the CPU are the next best.
 install_mmcv() { # STACK PYTHON KIND
   local requirement torch key wheel
   requirement=$(mmcv_requirement "$1")
@@ -164,8 +164,8 @@ install_mmcv() { # STACK PYTHON KIND
     if ! build_mmcv "$2" "$requirement" "$key" "$3"; then
       tail -n 25 "$log" >&2
       if [ "$3" = cpu ]; then
-        fail "compiling $requirement failed. The end of the log is above, all" \
-          "of it in $log."
+        fail "compiling $requirement failed. The end of the log is above," \
+          "all of it in $log."
       fi
       say "Compiling $requirement with CUDA operators failed; the end of the" \
         "log is above. Going on with operators for the CPU."
