@@ -120,7 +120,7 @@ def _build(plan: Plan) -> nn.Module:
     return convert_norm(model, dict(type='SyncSN')).train()
 
 
-def _batch(scope: str, extent: int = 128) -> dict:
+def _batch(scope: str, extent: int = 64) -> dict:
     """Two small images: how large they are does not change the calls."""
     if scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
@@ -323,14 +323,14 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.processes) < 2:
         parser.error('--processes: one process has nobody to wait for')
-    calls = {name: norm_calls(plan) for name, plan in MODELS_TO_COUNT.items()}
+    calls = {}
+    for name, plan in MODELS_TO_COUNT.items():
+        calls[name] = norm_calls(plan)
+        counted = sorted(Counter(calls[name]).items())
+        each = ', '.join(f'{n} x {width}' for width, n in counted)
+        print(f'{name}, layers x channels: {each}', flush=True)
     widths = sorted(set().union(*calls.values()))
     costs = {n: run_processes(n, widths, args.repeats) for n in args.processes}
-    for name, widths_of in calls.items():
-        each = ', '.join(
-            f'{n} x {w}' for w, n in sorted(Counter(widths_of).items())
-        )
-        print(f'{name}: {each}')
     print_layers(costs, widths)
     print_models(calls, costs)
     print_shares(calls, costs[args.processes[0]], args.gpus)
