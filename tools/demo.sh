@@ -69,7 +69,7 @@ PYTHON
 }
 
 main() {
-  local checkpoint
+  local checkpoint count
   print_plan
   choose_threads
   # setuptools says so at every import of mmengine
@@ -101,8 +101,8 @@ main() {
   print_ap "$work/test" || fail "found no AP in $work/test."
   say "model      $checkpoint"
   say "pictures   $SN_MM_ROOT/$work/pictures"
-  say "  ($(find "$work/pictures" -type f | wc -l | tr -d ' ') files; left the" \
-    'truth, right the detections)'
+  count=$(find "$work/pictures" -type f | wc -l | tr -d ' ')
+  say "  ($count files; left the truth, right the detections)"
 }
 
 case ${1:-} in

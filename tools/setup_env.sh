@@ -75,12 +75,12 @@ contains_word() { # WORDS WORD
 # PATH and then among pyenv's. The python3 in use comes first, but not for the
 # classic set, whose mmcv is most often built for Python 3.10.
 python_candidates() { # STACK
-  local version python versions
+  local version python versions pyenv=${PYENV_ROOT:-$HOME/.pyenv}/versions
   versions=$(stack_versions "$1")
   if [ "$1" != classic ]; then type -aP python3 || true; fi
   for version in $versions; do
     type -aP "python$version" || true
-    for python in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+    for python in "$pyenv/$version".*/bin/python; do
       if [ -x "$python" ]; then printf '%s\n' "$python"; fi
     done
   done
@@ -240,7 +240,8 @@ make_env() { # STACK BASE_PYTHON VENV KEY
   step 'updating pip' "$python" -m pip install "$SN_MM_PIP"
   step 'installing libraries (about 1 minute)' \
     "$python" -m pip install --no-deps -r "$files/libraries.txt"
-  step 'installing PyTorch (1 to 5 minutes; 3 GB where it is for GPUs)' "$python" -m pip install \
+  step 'installing PyTorch (1 to 5 minutes; 3 GB where it is for GPUs)' \
+    "$python" -m pip install \
     ${torch_args[@]+"${torch_args[@]}"} -r "$files/torch.txt"
   step 'installing the OpenMMLab toolboxes' "$python" -m pip install \
     --no-deps --no-build-isolation -r "$files/toolboxes.txt"
