@@ -134,7 +134,8 @@ def test_losses_are_those_of_one_process(
     two = load(whole / LAST)['state_dict']
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-3)
+        distance = (two[name] - one[name]).double().norm()
+        assert distance <= 1e-3 * one[name].double().norm() + 1e-2, name
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(
