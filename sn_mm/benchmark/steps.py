@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from mmcv.cnn.bricks.norm import is_norm
-from mmengine.config import ConfigDict
-from mmengine.hub import get_config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
@@ -75,7 +74,8 @@ def benchmark_step(
 
 def build(model: str, norm_cfg: dict) -> nn.Module:
     """The model with one norm in backbone, neck and heads; not pretrained."""
-    config = get_config(_CONFIGS[model])
+    # mmengine.hub.get_config does not find the onedl packages.
+    config = Config.fromstring(f'_base_ = "{_CONFIGS[model]}"', '.py')
     cfg = config.model
     cfg.pop('pretrained', None)
     cfg.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
