@@ -2,9 +2,11 @@
 """What the unmodified toolboxes need around SN, set up on import."""
 
 from .checkpoint_loading import register_local_loader
+from .packages import name_onedl_packages
 from .sync_bn import watch_sync_bn
 
 register_local_loader()
+name_onedl_packages()
 watch_sync_bn()
 
-__all__ = ['register_local_loader', 'watch_sync_bn']
+__all__ = ['name_onedl_packages', 'register_local_loader', 'watch_sync_bn']
