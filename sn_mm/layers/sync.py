@@ -75,10 +75,12 @@ class SyncSN(SN2d):
     def sync_group(self, spec: Spec) -> None:
         self._group = SyncGroup(spec=spec)
 
+    # No super() in what torch.compile sees: 2.1 cannot compile it after a
+    # graph break.
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, H, W); same shape, dtype and layout."""
         if self._active_group() is None:
-            return super().forward(x)
+            return SN2d.forward(self, x)
         return _uncompiled_forward()(self, x)
 
     def extra_repr(self) -> str:
@@ -99,7 +101,7 @@ class SyncSN(SN2d):
     def _batch_statistic(self) -> Batch:
         group = self._active_group()
         if group is None:
-            return super()._batch_statistic()
+            return SN2d._batch_statistic(self)
         return SyncBatch(group)
 
     @torch.no_grad()
@@ -107,7 +109,7 @@ class SyncSN(SN2d):
         self, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None = None
     ) -> None:
         if count is None:
-            return super()._track(x, mean, var)
+            return SN2d._track(self, x, mean, var)
         # No branch on count: reading it would stall a GPU.
         seen = count[0] > 0
         self.num_batches_tracked.add_(seen)

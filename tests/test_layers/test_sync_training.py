@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -143,8 +144,9 @@ def test_compiled_model(processes):
         assert_close(p['compiled'], p['eager'], 1e-5)
 
 
-def test_one_process_compiles_into_one_graph():
-    layer = SyncSN(4)
-    whole = torch.compile(layer, backend='eager', fullgraph=True)
-    x = torch.randn(2, 4, 3, 3)
-    torch.testing.assert_close(whole(x), layer(x))
+def test_one_process_compiles():
+    layer, x = SyncSN(4), torch.randn(2, 4, 3, 3)
+    # torch 2.1 breaks the graph, and must still get it right
+    whole = digit_version(torch.__version__) >= digit_version('2.6')
+    compiled = torch.compile(layer, backend='eager', fullgraph=whole)
+    torch.testing.assert_close(compiled(x), layer(x))
