@@ -1,7 +1,14 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Changes to models that are already built."""
 
+from .batch_average import BatchAverage, find_averaged, update_batch_average
 from .convert_norm import convert_norm
 from .norms import find_norms
 
-__all__ = ['convert_norm', 'find_norms']
+__all__ = [
+    'BatchAverage',
+    'convert_norm',
+    'find_averaged',
+    'find_norms',
+    'update_batch_average',
+]

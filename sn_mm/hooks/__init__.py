@@ -1,0 +1,6 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Hooks of mmengine's Runner: importing this package registers them."""
+
+from .batch_average_hook import BatchAverageHook
+
+__all__ = ['BatchAverageHook']
