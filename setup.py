@@ -47,7 +47,7 @@ setup(
     author='sn_mm authors',
     license='Apache-2.0',
     packages=find_packages(include=['sn_mm', 'sn_mm.*']),
-    package_data={'sn_mm': ['**/*.c']},
+    package_data={'sn_mm': ['**/*.c', '**/*.h']},
     python_requires='>=3.9',
     install_requires=['torch>=2.0', 'mmengine>=0.10.0', 'numpy'],
     extras_require=EXTRAS,

@@ -33,10 +33,13 @@ class SyncBatch(Batch):
         self.group = group
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
-        local = super().pool(rows, size).flatten()
-        count = local.new_full((1,), rows.shape[1] * size)
-        parts = all_gather(torch.cat([local, count]), self.group)
-        channels = rows.shape[2]
+        local = super().pool(rows, size)
+        return self.complete(local, rows.shape[1] * size)
+
+    def complete(self, pooled: Tensor, count: int) -> Tensor:
+        channels = pooled.shape[2]
+        local = torch.cat([pooled.flatten(), pooled.new_full((1,), count)])
+        parts = all_gather(local, self.group)
         means, variances, counts = parts.split([channels, channels, 1], 1)
         mean, var, total = merge_moments(means, variances, counts)
         return torch.stack([mean, var, total.expand_as(mean)]).unsqueeze(1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import passes
+from .engines import engine_for
 from .mixing import Mixing, State
 
 
@@ -75,16 +76,11 @@ def composite(
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, mixing, *params):
-        moments, size = _moments(x), passes.spatial_size(x)
-        state = mixing.collect(moments, size)
-        mixed = mixing.mix(moments, size, state, *params).expand_as(moments)
-        if x.numel():
-            y = passes.apply(x, moments[0], mixed, weight, bias, eps)
-        else:
-            y = torch.empty_like(x)
-        kept = moments if _worth_keeping(moments, x) else None
+        engine = engine_for(x, mixing)
+        y, kept, state = engine.forward(x, weight, bias, eps, mixing, params)
         ctx.save_for_backward(x, kept, weight, bias, *params, *state)
-        ctx.eps, ctx.mixing, ctx.num_params = eps, mixing, len(params)
+        ctx.engine, ctx.eps, ctx.mixing = engine, eps, mixing
+        ctx.num_params = len(params)
         ctx.mark_non_differentiable(*state)
         return (y, *state)
 
@@ -93,28 +89,17 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx, dy, *_):
         x, moments, weight, bias, *rest = ctx.saved_tensors
         params = tuple(rest[: ctx.num_params])
-        state = tuple(rest[ctx.num_params :])
-        if moments is None:
-            moments = _moments(x)
-        m, size, eps = moments[0], passes.spatial_size(x), ctx.eps
-        mixed = ctx.mixing.mix(moments, size, state, *params)
-        mixed = mixed.expand_as(moments)
-        sums = d_mixed = torch.zeros_like(moments)
-        if x.numel():
-            sums, d_mixed = passes.reduce(dy, x, m, mixed, weight, eps)
-        # Also for an empty batch: other processes may wait in there.
-        d_moments, *d_params = ctx.mixing.backward(
-            moments, size, state, params, d_mixed
+        d_x, d_weight, d_bias, d_params = ctx.engine.backward(
+            dy,
+            x,
+            moments,
+            tuple(rest[ctx.num_params :]),
+            weight,
+            bias,
+            ctx.eps,
+            ctx.mixing,
+            params,
         )
-        d_x = None
-        if ctx.needs_input_grad[0]:
-            if x.numel():
-                d_x = passes.input_grad(
-                    dy, x, m, mixed[1], weight, eps, d_moments
-                )
-            else:
-                d_x = torch.empty_like(x)
-        d_bias, d_weight = sums.sum(1)
         grads = [
             None if p is None else d.to(p.dtype)
             for d, p in zip(
@@ -122,23 +107,6 @@ class _Normalize(torch.autograd.Function):
             )
         ]
         return (d_x, *grads[:2], None, None, *grads[2:])
-
-
-def _moments(x: Tensor) -> Tensor:
-    """(2, N, C) instance moments, zeros where there is nothing."""
-    if x.numel():
-        return passes.instance_moments(x)
-    return passes.widen(x.new_zeros(2, *x.shape[:2], dtype=torch.float32))
-
-
-def _worth_keeping(moments: Tensor, x: Tensor) -> bool:
-    """Whether the moments are small beside x; else they are recomputed.
-
-    Rows of a 7 x 7 RoI feature are so short that their moments would add 8%
-    to what is kept for backward.
-    """
-    kept = moments.numel() * moments.element_size()
-    return kept <= 0.02 * x.numel() * x.element_size() or not x.numel()
 
 
 def _is_compiling() -> bool:

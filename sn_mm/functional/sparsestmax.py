@@ -110,10 +110,10 @@ def without_entry(ratios: Tensor, index: int) -> Tensor:
 class RatioMixing(SwitchMixing):
     """A switch whose parameters are the ratios themselves, not logits."""
 
-    def _ratios(
-        self, logits: tuple[Tensor, ...], rows: Tensor, size: int
+    def ratios(
+        self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
     ) -> Tensor:
-        return torch.stack(logits).to(rows.dtype)
+        return torch.stack(params).to(dtype)
 
-    def _logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
+    def logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
         return d_ratios

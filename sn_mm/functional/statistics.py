@@ -25,9 +25,22 @@ class Statistic:
     constant = False
     small = False
 
+    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
+        """Shape of the pooled means, and of the variances."""
+        raise NotImplementedError
+
     def pool(self, rows: Tensor, size: int) -> Tensor:
         """Pooled moments, in a compact shape; size is S, positions a row."""
         raise NotImplementedError
+
+    def complete(self, pooled: Tensor, count: int) -> Tensor:
+        """Pooled moments from those of this process.
+
+        Args:
+            pooled: (2, *pooled_shape).
+            count: positions, N * S, in this process.
+        """
+        return pooled
 
     def expand(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """Pooled moments, broadcastable to (2, N, C)."""
@@ -56,6 +69,9 @@ class Layer(Statistic):
 
     small = True
 
+    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
+        return samples, 1
+
     def pool(self, rows: Tensor, size: int) -> Tensor:
         return _pooled(rows, 2)
 
@@ -71,6 +87,9 @@ class Group(Statistic):
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
+
+    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
+        return samples, self.groups
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
         return _pooled(self._split(rows), 3).squeeze(3)
@@ -92,6 +111,9 @@ class Batch(Statistic):
     """BN: a channel's rows in all samples. Pooled: (2, 1, C)."""
 
     small = True
+
+    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
+        return 1, channels
 
     def pool(self, rows: Tensor, size: int) -> Tensor:
         if rows.shape[1] == 0:

@@ -58,12 +58,10 @@ class SwitchMixing(Mixing):
     ) -> Tensor:
         """See the base class."""
         rows = self._spread(moments, size)
-        ratios = _columns(self._ratios(params, rows, size), rows)
+        ratios = _columns(self.ratios(params, size, rows.dtype), rows)
         terms = [
             (r, s.expand(pooled, rows), s.small)
-            for r, s, pooled in zip(
-                ratios, self.statistics, self._pooled(state)
-            )
+            for r, s, pooled in zip(ratios, self.statistics, self.pools(state))
         ]
         # Adding (2, N, 1) to (2, 1, C) first saves a full-sized operation.
         terms.sort(key=lambda term: not term[2])
@@ -74,9 +72,10 @@ class SwitchMixing(Mixing):
 
     def pooled(self, statistic: Statistic, state: State) -> Tensor:
         """What :meth:`collect` returned for ``statistic``."""
-        return self._pooled(state)[self.statistics.index(statistic)]
+        return self.pools(state)[self.statistics.index(statistic)]
 
-    def _pooled(self, state: State) -> list[Tensor | None]:
+    def pools(self, state: State) -> list[Tensor | None]:
+        """What :meth:`collect` returned, None for what does not pool."""
         rest = iter(state)
         return [
             None if isinstance(s, Instance) else next(rest)
@@ -85,20 +84,25 @@ class SwitchMixing(Mixing):
 
     def _spread(self, moments: Tensor, size: int) -> Tensor:
         """Moments with the instance variance that was asked for."""
-        if not self.unbiased or size < 2:
+        factor = self.spread(size)
+        if factor == 1:
             return moments
         mean, var = moments.unbind(0)
-        return torch.stack([mean, var * (size / (size - 1))])
+        return torch.stack([mean, var * factor])
 
-    def _ratios(
-        self, logits: tuple[Tensor, ...], rows: Tensor, size: int
+    def spread(self, size: int) -> float:
+        """From the biased instance variance to the one asked for."""
+        return size / (size - 1) if self.unbiased and size > 1 else 1.0
+
+    def ratios(
+        self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
     ) -> Tensor:
         """Softmax over the statistics, without 'in' where S = 1.
 
-        (2, K) or (2, G, K), in the dtype of the moments: ratios that add up
+        (2, K) or (2, G, K), in a dtype like the moments': ratios that add up
         to 1 in float32 only spoil the gradients where means are large.
         """
-        logits = torch.stack(logits).to(rows.dtype)
+        logits = torch.stack(params).to(dtype)
         if size == 1 and len(self.statistics) > 1:
             for k, s in enumerate(self.statistics):
                 if isinstance(s, Instance):
@@ -106,8 +110,8 @@ class SwitchMixing(Mixing):
         return logits.softmax(-1)
 
     # -- backward --------------------------------------------------------
-    def _logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
-        """Through :meth:`_ratios`: the softmax."""
+    def logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
+        """Through :meth:`ratios`: the softmax."""
         return ratios * (d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
 
     def backward(
@@ -120,11 +124,11 @@ class SwitchMixing(Mixing):
     ) -> tuple[Tensor, ...]:
         """(d_moments, d_mean_weight, d_var_weight): Eq. 6 to 14."""
         rows = self._spread(moments, size)
-        ratios = self._ratios(params, rows, size)
+        ratios = self.ratios(params, size, rows.dtype)
         d_rows = shares = pulls = torch.zeros_like(rows[:, :1, :1])
         d_ratios = []
         for r, s, pooled in zip(
-            _columns(ratios, rows), self.statistics, self._pooled(state)
+            _columns(ratios, rows), self.statistics, self.pools(state)
         ):
             values = s.expand(pooled, rows)
             d_ratios.append(_ratio_grad(s, values, d_mixed, ratios))
@@ -144,7 +148,7 @@ class SwitchMixing(Mixing):
         d_rows = (d_rows + shares).expand_as(rows).contiguous()
         # var_k holds mean((m - mu_k)^2), which pulls on m as well.
         d_rows[0] += 2 * (rows[0] * shares[1] - pulls[0])
-        d_logits = self._logit_grad(ratios, torch.stack(d_ratios, dim=-1))
+        d_logits = self.logit_grad(ratios, torch.stack(d_ratios, dim=-1))
         return (
             self._spread(d_rows, size),
             *(d.to(p.dtype) for d, p in zip(d_logits, params)),

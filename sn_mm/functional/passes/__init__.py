@@ -2,10 +2,9 @@
 """The four passes over memory that every normalizer of the family needs.
 
 Each takes x of shape (N, C, *spatial) as rows, one for each (n, c), and
-leaves the work to a backend: PyTorch's own kernels (aten), or a small C
-library for float32 on the CPU (native). Sums run in float32 (float64 for
-float64 input) and are always centred; the N x C numbers between the passes
-are float64.
+leaves the work to PyTorch's own kernels (aten). Sums run in float32 (float64
+for float64 input) and are always centred; the N x C numbers between the
+passes are float64.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import aten, native
+from . import aten
 from .numbers import accumulation_dtype, widen
 
 __all__ = [
@@ -23,9 +22,12 @@ __all__ = [
     'apply',
     'input_grad',
     'instance_moments',
+    'like',
     'reduce',
+    'rows_of',
     'spatial_size',
     'widen',
+    'worth_keeping',
 ]
 
 
@@ -43,8 +45,8 @@ def instance_moments(x: Tensor) -> Tensor:
     Returns:
         (2, N, C), means and variances, float64 (see :func:`widen`).
     """
-    rows = _rows(x)
-    return _backend(rows).moments(rows).view(2, *x.shape[:2])
+    rows = rows_of(x)
+    return aten.moments(rows).view(2, *x.shape[:2])
 
 
 def apply(
@@ -64,11 +66,9 @@ def apply(
         mixed: (2, N, C), mu and var.
         weight, bias: (C,) or None.
     """
-    rows = _rows(x)
-    out = _backend(rows).apply(
-        rows, m.view(-1), mixed.reshape(2, -1), weight, bias, eps
-    )
-    return _like(out, x)
+    rows = rows_of(x)
+    out = aten.apply(rows, m.view(-1), mixed.reshape(2, -1), weight, bias, eps)
+    return like(out, x)
 
 
 def reduce(
@@ -90,9 +90,9 @@ def reduce(
         which d_bias and d_weight are the sums over N; and d_mixed (2, N, C),
         the gradients of mu and var; float64.
     """
-    rows = _rows(x)
-    pair = _backend(rows).reduce(
-        _rows(dy, x), rows, m.view(-1), mixed.reshape(2, -1), weight, eps
+    rows = rows_of(x)
+    pair = aten.reduce(
+        rows_of(dy, x), rows, m.view(-1), mixed.reshape(2, -1), weight, eps
     )
     return tuple(t.view(2, *m.shape) for t in pair)
 
@@ -117,9 +117,9 @@ def input_grad(
     Returns:
         The gradient of x, shaped like x.
     """
-    rows = _rows(x)
-    out = _backend(rows).input_grad(
-        _rows(dy, x),
+    rows = rows_of(x)
+    out = aten.input_grad(
+        rows_of(dy, x),
         rows,
         m.view(-1),
         var.reshape(-1),
@@ -127,14 +127,10 @@ def input_grad(
         eps,
         d_moments.view(2, -1),
     )
-    return _like(out, x)
+    return like(out, x)
 
 
-def _backend(rows: Tensor):
-    return native if native.takes(rows) else aten
-
-
-def _rows(t: Tensor, like: Tensor | None = None) -> Tensor:
+def rows_of(t: Tensor, like: Tensor | None = None) -> Tensor:
     """t (N, C, *spatial) as (N * C, S), in a dtype the kernels take.
 
     CUDA's kernels read half precision and accumulate in float32; the CPU's
@@ -146,7 +142,7 @@ def _rows(t: Tensor, like: Tensor | None = None) -> Tensor:
     return t.to(dtype).contiguous().view(t.shape[0] * t.shape[1], -1)
 
 
-def _like(out: Tensor, x: Tensor) -> Tensor:
+def like(out: Tensor, x: Tensor) -> Tensor:
     """Rows back in the shape, dtype and memory format of ``x``.
 
     ``_unsafe_view`` and not ``view``: a custom autograd function that
@@ -160,3 +156,13 @@ def _like(out: Tensor, x: Tensor) -> Tensor:
     if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
         return out.contiguous(memory_format=torch.channels_last_3d)
     return out
+
+
+def worth_keeping(moments: Tensor, x: Tensor) -> bool:
+    """Whether the moments are small beside x; else they are recomputed.
+
+    Rows of a 7 x 7 RoI feature are so short that their moments would add 8%
+    to what is kept for backward.
+    """
+    kept = moments.numel() * moments.element_size()
+    return kept <= 0.02 * x.numel() * x.element_size() or not x.numel()
