@@ -1,0 +1,4 @@
+# mmdet's COCO with masks, drawn without end: the schedules count iterations.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+
+train_dataloader = dict(sampler=dict(type='InfiniteSampler'))

@@ -1,0 +1,7 @@
+# Table V: BN frozen in the backbone, GN in neck and 4conv1fc head.
+_base_ = 'faster-rcnn_r50_fpn_4conv1fc_1x_coco.py'
+
+norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
+model = dict(
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

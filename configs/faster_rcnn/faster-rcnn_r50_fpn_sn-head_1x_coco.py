@@ -1,0 +1,7 @@
+# Table V: BN frozen in the backbone, SN in neck and 4conv1fc head.
+_base_ = ['faster-rcnn_r50_fpn_4conv1fc_1x_coco.py', '../_base_/paper_sn.py']
+
+norm_cfg = _base_.sn_norm_cfg
+model = dict(
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

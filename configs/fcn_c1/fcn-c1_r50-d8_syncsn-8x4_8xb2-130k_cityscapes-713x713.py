@@ -1,0 +1,8 @@
+# Table VII: SyncSN, from SN's (8, 4).
+_base_ = 'fcn-c1_r50-d8_syncsn-8x32_8xb2-130k_cityscapes-713x713.py'
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            checkpoint='{{$SN_MM_CHECKPOINTS:checkpoints}}/'
+            'resnet50_sn_8xb4_in1k.pth')))
