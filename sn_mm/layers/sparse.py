@@ -14,6 +14,7 @@ from sn_mm.functional.sparsestmax import (
 )
 from sn_mm.functional.statistics import Batch
 
+from .hard import one_hot
 from .switchable import SN2d
 from .sync import SyncSN
 
@@ -42,8 +43,17 @@ class _SparseRatios:
         with torch.no_grad():
             return {kind: self._ratio(kind) for kind in _KINDS}
 
-    def _mixing(self, batch: Batch) -> RatioMixing:
-        made = super()._mixing(batch)
+    def harden_(self) -> None:
+        """Fix each moment's largest ratio at 1 and the others at 0."""
+        super().harden_()
+        for kind in _KINDS:
+            getattr(self, f'{kind}_fixed').fill_(1)
+
+    def _hard_weight(self, weight: Tensor) -> Tensor:
+        return one_hot(weight)
+
+    def _mixing(self, batch: Batch, names: tuple[str, ...]) -> RatioMixing:
+        made = super()._mixing(batch, names)
         return RatioMixing(made.statistics, made.unbiased)
 
     def _mixing_parameters(self, x: Tensor) -> tuple[Tensor, ...]:

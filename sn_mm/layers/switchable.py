@@ -20,12 +20,14 @@ from sn_mm.functional import (
 )
 from sn_mm.functional.statistics import Batch, Running
 
+from .hard import RATIOS as _RATIOS
+from .hard import HardRatios, columns
+
 _AFFINE = ('weight', 'bias')
 _RUNNING = ('running_mean', 'running_var')
-_RATIOS = ('mean_weight', 'var_weight')
 
 
-class _SwitchNorm(_InstanceNorm):
+class _SwitchNorm(HardRatios, _InstanceNorm):
     r"""Switchable Normalization over (N, C, \*spatial).
 
     .. math::
@@ -59,12 +61,15 @@ class _SwitchNorm(_InstanceNorm):
             alone, while training too.
         num_groups: channel groups of the 'gn' statistic.
         ratio_groups: G; C / G consecutive channels share their ratios.
+        hard_ratios: use one statistic for the mean and one for the variance,
+            those with the largest of the ratios that are loaded, and never
+            change that; only what they need is computed.
         device, dtype: of parameters and buffers.
 
     Attributes:
         weight, bias: (C,).
         mean_weight, var_weight: ratio logits, (K,), or (G, K) where G > 1;
-            initially 1.
+            initially 1. Buffers where ``hard_ratios``.
         running_mean, running_var: (C,) buffers. The variance is the one that
             normalizes (BN's of Eq. 4: no n / (n - 1) correction, unlike
             torch's BatchNorm).
@@ -95,6 +100,7 @@ class _SwitchNorm(_InstanceNorm):
         bn_eval: bool = False,
         num_groups: int = 32,
         ratio_groups: int = 1,
+        hard_ratios: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -132,11 +138,14 @@ class _SwitchNorm(_InstanceNorm):
                 name,
                 nn.Parameter(torch.ones(shape, device=device, dtype=dtype)),
             )
+        if hard_ratios:
+            self._await_choice()
         self._warned = False
 
     def reset_parameters(self) -> None:
         """Affine, ratios and running statistics as in a new layer."""
         super().reset_parameters()
+        self._choice = None
         for name in _RATIOS:
             if hasattr(self, name):  # not yet while the base initializes
                 nn.init.ones_(getattr(self, name))
@@ -146,18 +155,23 @@ class _SwitchNorm(_InstanceNorm):
         if isinstance(x, torch.fx.Proxy) and x.tracer.root is not self:
             return self._as_node(x)
         self._check_input_dim(x)
-        self._warn_single_position(x)
+        used = self._used(x)
+        names = tuple(self.statistics[i] for i in used)
+        self._warn_single_position(x, names)
         batch = self._batch_statistic()
-        mixing = self._mixing(batch)
+        if self._is_constant(x, names, batch):
+            return self._constant(x)
+        mixing = self._mixing(batch, names)
         y, state = normalize(
             x,
             self.weight,
             self.bias,
             self.eps,
             mixing,
-            *self._mixing_parameters(x),
+            *(columns(p, used) for p in self._mixing_parameters(x)),
         )
-        if self.training and self.track_running_stats and not batch.constant:
+        tracks = self.track_running_stats and 'bn' in names
+        if self.training and tracks and not batch.constant:
             self._track(x, *mixing.pooled(batch, state).squeeze(1))
         return y
 
@@ -180,6 +194,7 @@ class _SwitchNorm(_InstanceNorm):
             ('unbiased', False),
             ('bn_eval', False),
             ('ratio_groups', 1),
+            ('hard_ratios', False),
         ):
             if getattr(self, name) != default:
                 text += f', {name}={getattr(self, name)}'
@@ -197,10 +212,27 @@ class _SwitchNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- statistics ------------------------------------------------------
-    def _mixing(self, batch: Batch) -> SwitchMixing:
+    def _mixing(self, batch: Batch, names: tuple[str, ...]) -> SwitchMixing:
         return SwitchMixing(
-            make_statistics(self.statistics, batch, self.num_groups),
-            self.unbiased,
+            make_statistics(names, batch, self.num_groups), self.unbiased
+        )
+
+    def _is_constant(
+        self, x: Tensor, names: tuple[str, ...], batch: Batch
+    ) -> bool:
+        """Whether a hard choice leaves a map that is the same for any x."""
+        alone = self._choice is not None and names == ('bn',)
+        return alone and batch.constant and x.dtype == self.running_mean.dtype
+
+    def _constant(self, x: Tensor) -> Tensor:
+        """Running statistics alone: x need not be read for moments."""
+        return nn.functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            eps=self.eps,
         )
 
     def _mixing_parameters(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,8 +283,8 @@ class _SwitchNorm(_InstanceNorm):
                 f'{x.dtype}; convert it with .float()'
             )
 
-    def _warn_single_position(self, x: Tensor) -> None:
-        drops = 'in' in self.statistics and len(self.statistics) > 1
+    def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
+        drops = 'in' in names and len(names) > 1
         if self._warned or not drops or math.prod(x.shape[2:]) != 1:
             return
         self._warned = True
@@ -304,6 +336,16 @@ class _SwitchNorm(_InstanceNorm):
             missing_keys,
             unexpected_keys,
             error_msgs,
+        )
+        if self.hard_ratios and self._loads_ratios(state_dict, prefix):
+            self.harden_()
+
+    def _loads_ratios(self, state_dict, prefix: str) -> bool:
+        shape = self.mean_weight.shape
+        return all(
+            prefix + name in state_dict
+            and state_dict[prefix + name].shape == shape
+            for name in _RATIOS
         )
 
     def _migrate(self, state_dict, prefix: str) -> None:

@@ -35,6 +35,7 @@ _SETTINGS = (
     'bn_eval',
     'num_groups',
     'ratio_groups',
+    'hard_ratios',
     'process_group',
     'sync_group',
 )
@@ -259,6 +260,8 @@ def _hand_over(
     for name in _HOOKS:
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
+    if getattr(new, 'hard_ratios', False) and set(_RATIOS) <= set(kept):
+        new.harden_()
     new.train(old.training)
 
 
