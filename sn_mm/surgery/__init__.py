@@ -3,6 +3,7 @@
 
 from .batch_average import BatchAverage, find_averaged, update_batch_average
 from .convert_norm import convert_norm
+from .harden import harden
 from .norms import find_norms
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     'convert_norm',
     'find_averaged',
     'find_norms',
+    'harden',
     'update_batch_average',
 ]

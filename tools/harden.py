@@ -1,0 +1,105 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Harden the ratios of a checkpoint: one normalizer each for mean and var.
+
+SRC stays as it is; DST appears only when it is complete. DST starts a config
+with hard_ratios=True in its norm_cfg (configs/hard), and is tested with the
+config that SRC was trained with. Optimizer and schedule are left out: a
+hardened checkpoint starts a run (load_from), it does not resume one.
+
+    python tools/harden.py SRC DST
+    python tools/harden.py sn://FILE DST
+    python tools/harden.py SRC --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sn_mm.analysis.ratios import LayerRatios
+from sn_mm.analysis.sources import read_weights
+from sn_mm.checkpoints import CheckpointError
+from sn_mm.checkpoints.writer import check_destination, write_checkpoint
+from sn_mm.surgery.harden import describe, harden_state
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'src', metavar='SRC', help='checkpoint that was trained with SN'
+    )
+    parser.add_argument(
+        'dst', metavar='DST', nargs='?', help='new file; may not exist yet'
+    )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help="print every layer's choice; write nothing",
+    )
+    parsed = parser.parse_args(args)
+    if parsed.dst is None and not parsed.dry_run:
+        parser.error('DST is missing (or give --dry-run)')
+    return parsed
+
+
+def table(layers: list[LayerRatios]) -> str:
+    """Each layer's choice and the ratio it had."""
+    width = max(len(layer.name) for layer in layers)
+    lines = [f'{"layer":{width}}  mean           var']
+    for layer in layers:
+        cells = []
+        for kind in ('mean', 'var'):
+            names = '/'.join(dict.fromkeys(layer.choice(kind)))
+            ratio = getattr(layer, kind).max(-1).mean()
+            cells.append(f'{names} ({ratio:.2f})')
+        lines.append(f'{layer.name:{width}}  {cells[0]:13}  {cells[1]}')
+    return '\n'.join(lines)
+
+
+def harden_content(content: dict) -> tuple[dict, list[LayerRatios]]:
+    """The content of the new file, and the layers as they were."""
+    try:
+        state, layers = harden_state(content['state_dict'])
+        new = dict(meta=content.get('meta') or {}, state_dict=state)
+        if 'ema_state_dict' in content:
+            averaged = content['ema_state_dict']
+            new['ema_state_dict'] = harden_state(averaged)[0]
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return new, layers
+
+
+def main(args: list | None = None) -> int:
+    """Harden.
+
+    Args:
+        args: arguments; those of the command line by default.
+
+    Returns:
+        Exit status: 0, or 1 after an error.
+    """
+    args = parse_args(args)
+    try:
+        if not args.dry_run:
+            check_destination(Path(args.dst))
+        content, layers = harden_content(read_weights(args.src))
+        if args.dry_run:
+            print(table(layers))
+        else:
+            state = content['state_dict'].values()
+            size = sum(t.numel() * t.element_size() for t in state)
+            write_checkpoint(content, Path(args.dst), size, progress=True)
+            print(f'wrote {args.dst}')
+        print(describe(layers))
+    except CheckpointError as error:
+        print(f'error: {args.src}: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
