@@ -12,6 +12,7 @@ from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
 from .testing import draw_predictions, dump_predictions, enable_tta
 from .training import enable_amp, enable_auto_scale_lr, set_resume
+from .weights import load_weights, put_weights
 
 __all__ = [
     'LaunchError',
@@ -26,6 +27,8 @@ __all__ = [
     'enable_tta',
     'export_local_rank',
     'load_config',
+    'load_weights',
+    'put_weights',
     'register_toolbox',
     'set_resume',
 ]

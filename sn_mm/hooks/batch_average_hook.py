@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import functools
-import math
 from contextlib import nullcontext
 from typing import Any
 
-from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
@@ -18,7 +16,7 @@ from mmengine.runner.amp import autocast
 from torch import nn
 
 from sn_mm.surgery.batch_average import find_averaged, update_batch_average
-from sn_mm.surgery.private_loader import images_per_batch, private_loader
+from sn_mm.surgery.private_loader import batches_for, private_loader
 
 
 @HOOKS.register_module()
@@ -114,12 +112,11 @@ class BatchAverageHook(Hook):
         model = _unwrapped(runner.model)
         ema = _ema_hook(runner)
         loader = runner.train_dataloader
-        images = images_per_batch(loader) * get_world_size()
         try:
             done = update_batch_average(
                 model if ema is None else ema.ema_model.module,
                 loader,
-                math.ceil(self.num_samples / images),
+                batches_for(loader, self.num_samples),
                 self.include_bn,
                 self.second_moment,
                 context=_context(runner),

@@ -101,7 +101,7 @@ def update_batch_average(
         data: a DataLoader, which is read through a second one
             (:func:`.private_loader`), or any iterable of batches.
         num_iters: number of batches for each process, fewer if ``data`` has
-            no more; None for all.
+            no more; None for all (of a DataLoader, ``len(data)``).
         include_bn: also the statistics of BatchNorm and SyncBN.
         second_moment: average E[x^2] instead of the variance, as the public
             code does; see :func:`sn_mm.functional.averages.merge`.
@@ -141,6 +141,8 @@ def update_batch_average(
             )
             return BatchAverage(0, [], left)
         if isinstance(data, DataLoader):
+            # a sampler may go on for ever
+            num_iters = num_iters or len(data)
             data = private_loader(data)
         with _observed(layers) as averages:
             batches = _run(model, data, num_iters, progress, context)

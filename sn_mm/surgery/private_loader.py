@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 
@@ -50,6 +52,16 @@ def private_loader(loader: DataLoader) -> DataLoader:
     return DataLoader(
         loader.dataset, batch_sampler=_rebuilt(loader.batch_sampler), **options
     )
+
+
+def batches_for(loader: DataLoader, num_samples: int) -> int:
+    """Batches of each process that hold so many images of all, together.
+
+    No more than it takes to see the whole data set once, also where the
+    sampler would go on for ever.
+    """
+    images = images_per_batch(loader) * get_world_size()
+    return math.ceil(min(num_samples, len(loader.dataset)) / images)
 
 
 def images_per_batch(loader: DataLoader) -> int:

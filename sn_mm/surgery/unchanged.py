@@ -40,7 +40,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             _restore(module, kept)
         with torch.no_grad():
             for tensor, value, trains in values:
-                tensor.copy_(value)
+                # not touched needlessly: autograd would notice in mid-step
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
                 if tensor.requires_grad != trains:
                     tensor.requires_grad_(trains)
 
