@@ -15,6 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
+from sn_mm.analysis.components import Components, select
 from sn_mm.layers.switchable import _SwitchNorm
 
 from .norms import (
@@ -59,6 +60,7 @@ def convert_norm(
     cfg: dict | str,
     include: Rules = None,
     exclude: Rules = None,
+    components: Components = None,
 ) -> nn.Module:
     """Turn norm layers into another kind, in place.
 
@@ -82,6 +84,10 @@ def convert_norm(
         cfg: ``norm_cfg`` of a config, ``dict(type='SyncSN')``, or just its
             type. ``requires_grad=False`` freezes; True leaves it as it was.
         include, exclude: which layers, see :func:`find_norms`.
+        components: only those of these components of a detector or
+            segmentor: 'backbone', 'neck', 'rpn_head', 'shared_head',
+            'box_head', 'mask_head', 'decode_head', 'auxiliary_head'; one or
+            several.
 
     Returns:
         The model, or the new layer where ``model`` is itself a norm.
@@ -90,7 +96,8 @@ def convert_norm(
         KeyError: if there is no such type of norm.
         TypeError, ValueError: for a ``cfg`` that the new type does not take,
             or that does not fit a layer; for a model that is already
-            wrapped; for a rule that fits nothing. The model is as before.
+            wrapped; for a rule or component that fits nothing. The model is
+            as before.
 
     Example:
         >>> from torch import nn
@@ -101,6 +108,8 @@ def convert_norm(
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
+    chosen = select(model, list(norms), components)
+    norms = {name: norms[name] for name in chosen}
     targets = {name: _target(m, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
     built = {

@@ -1,0 +1,173 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What the paper advises against, looked for in a model and its config.
+
+"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+TPAMI 2019: Table XI (rows 4 and 5), Sec. 4.3.
+"""
+
+from __future__ import annotations
+
+import os.path as osp
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .components import component_of
+from .norm_table import NormRow
+from .trace import NormTrace
+
+# How far apart batches of pretraining and finetuning may be. ADE20K gained
+# from (8, 4) weights at 2 images per GPU, and lost from (8, 32) ones.
+_COMPARABLE = 4
+# BN ratios that the paper calls large where the batch is small.
+_LARGE_BN = 0.3
+_SMALL_BATCH = 2
+# GPUs x images in the names of released weights: 8xb32, 8x2, (8,2).
+_BATCH = re.compile(r'(?<![\d])\(?\d+(?:xb?|,\s*)(\d+)(?!\d)(?!x\d)')
+_TORCHVISION_BATCH = 32
+
+
+class Start(NamedTuple):
+    """Weights that training starts from.
+
+    Attributes:
+        checkpoint: as the config names it.
+        component: that it fills; None for the whole model.
+        images: per GPU, that it was trained with; None if unknown.
+    """
+
+    checkpoint: str
+    component: str | None
+    images: int | None
+
+
+def advise(
+    rows: list[NormRow],
+    seen: Mapping[str, NormTrace],
+    images: int | None,
+    starts: Sequence[Start],
+    trained: bool,
+) -> list[str]:
+    """One line for everything that the paper advises against.
+
+    Args:
+        rows: the norm layers.
+        seen: what each one was given in an example run.
+        images: per GPU in training; None if unknown.
+        starts: the weights that training starts from.
+        trained: whether the ratios in ``rows`` are those of trained weights.
+    """
+    return [
+        *_single_positions(rows, seen),
+        *_batches(rows, images, starts),
+        *_bn_ratios(rows, images if trained else None),
+    ]
+
+
+def _single_positions(
+    rows: list[NormRow], seen: Mapping[str, NormTrace]
+) -> Iterator[str]:
+    layers = [
+        r.name
+        for r in rows
+        if r.ratios is not None
+        and r.name in seen
+        and seen[r.name].positions == 1
+    ]
+    if layers:
+        yield (
+            f'SN on maps of a single position: {_listed(layers)}. IN and LN '
+            'are unstable there (TPAMI, Table XI, 5); give these layers '
+            "another norm, such as norm_cfg=dict(type='GN', num_groups=32), "
+            'or none'
+        )
+
+
+def _batches(
+    rows: list[NormRow], images: int | None, starts: Sequence[Start]
+) -> Iterator[str]:
+    for start in starts:
+        parts = [r for r in rows if start.component in (None, r.component)]
+        # running, synchronized and other statistics do not change so much
+        if not any(r.batch for r in parts):
+            continue
+        before = start.images
+        if images is None or before is None:
+            continue
+        if max(images, before) >= _COMPARABLE * min(images, before):
+            yield (
+                f'{start.checkpoint} was trained with {before} images per '
+                f'GPU, this config has {images}: batches of pretraining and '
+                'finetuning should be comparable (TPAMI, Table XI, 4); '
+                'start from weights of a smaller batch, or use SyncSN'
+            )
+
+
+def _bn_ratios(rows: list[NormRow], images: int | None) -> Iterator[str]:
+    if images is None or images > _SMALL_BATCH:
+        return
+    found = []
+    for row in rows:
+        if row.ratios is None or not row.batch:
+            continue
+        share = max(row.ratios.share(k, 'bn') for k in ('mean', 'var'))
+        if share > _LARGE_BN:
+            found.append((share, row.name))
+    if found:
+        worst = max(found)
+        yield (
+            f'BN ratios above {_LARGE_BN} at {images} image(s) per GPU: '
+            f'{_listed([name for _, name in found])} (largest {worst[0]:.2f} '
+            f'in {worst[1]}). Batch statistics are noisy there (TPAMI, Sec. '
+            '4.3); start from weights of a small batch, use SyncSN, or '
+            'bn_eval=True'
+        )
+
+
+def starts_of(config: Mapping[str, Any]) -> list[Start]:
+    """Weights that training with a config starts from, if any.
+
+    ``load_from`` takes the place of what fills the parts.
+    """
+    if config.get('load_from'):
+        file = config['load_from']
+        return [Start(file, None, pretraining_batch(file))]
+    found = _init_checkpoints(config.get('model') or {}, '')
+    return [
+        Start(file, component, pretraining_batch(file))
+        for file, component in dict.fromkeys(found)
+    ]
+
+
+def _init_checkpoints(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Checkpoints in a model's config, and the components they fill."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key in ('checkpoint', 'pretrained') and isinstance(value, str):
+                yield value, component_of(path.lstrip('.') or 'backbone')
+            else:
+                yield from _init_checkpoints(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _init_checkpoints(value, path)
+
+
+def pretraining_batch(checkpoint: str) -> int | None:
+    """Images per GPU that weights were trained with, as their name says.
+
+    Example:
+        >>> pretraining_batch('checkpoints/resnet50_sn_8xb32_in1k.pth')
+        32
+        >>> pretraining_batch('sn://ResNet50v1_sn_(8,2).pth')
+        2
+    """
+    if 'torchvision://' in checkpoint:
+        return _TORCHVISION_BATCH
+    found = _BATCH.search(osp.basename(checkpoint))
+    return int(found.group(1)) if found else None
+
+
+def _listed(names: list[str], limit: int = 4) -> str:
+    text = ', '.join(names[:limit])
+    more = len(names) - limit
+    return f'{text} and {more} more' if more > 0 else text

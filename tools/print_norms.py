@@ -1,0 +1,179 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Print every norm layer of a config's model, and what training does to it.
+
+Shows at once whether the config does what was meant: component, type, ratios,
+what trains and what weight decay reaches. Warns of what the paper advises
+against. Builds the model; needs no data and starts no training.
+
+    python tools/print_norms.py CONFIG
+    python tools/print_norms.py CONFIG --checkpoint CHECKPOINT
+    python tools/print_norms.py CONFIG --init-weights --json norms.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import nn
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import engine
+from sn_mm.analysis import advice, norm_table
+from sn_mm.analysis.example import ExampleError
+from sn_mm.analysis.trace import trace_norms
+from sn_mm.checkpoints import CheckpointError
+from sn_mm.surgery import find_norms
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', help='show the ratios of these weights'
+    )
+    parser.add_argument(
+        '--init-weights',
+        action='store_true',
+        help='show the ratios that training starts with: load what init_cfg '
+        'names, which may download it',
+    )
+    parser.add_argument(
+        '--pretrain-batch',
+        type=int,
+        metavar='N',
+        help='images per GPU behind the weights that training starts from; '
+        'by default what their names say (8xb32)',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=256,
+        metavar='PIXELS',
+        help='side of the example image that map sizes are looked up with '
+        '(default: %(default)s)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the table there')
+    engine.add_common_arguments(parser)
+    return parser.parse_args(args)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model, in training mode."""
+    with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as models:
+        return models.build(cfg.model).train()
+
+
+def fill(model: nn.Module, args: argparse.Namespace) -> bool:
+    """Load weights if told to; whether the ratios are trained ones."""
+    if args.checkpoint:
+        engine.check_checkpoint(args.checkpoint)
+        engine.load_weights(model, args.checkpoint)
+        return True
+    if args.init_weights:
+        model.init_weights()
+        return True
+    return False
+
+
+def weight_decay(model: nn.Module, cfg: Config) -> dict | None:
+    """Weight decay of every parameter, as the optimizer will have it."""
+    if 'optim_wrapper' not in cfg:
+        return None
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optimizers = getattr(wrapper, 'optim_wrappers', {'': wrapper}).values()
+    return {
+        p: group.get('weight_decay', 0)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group['params']
+    }
+
+
+def images_per_gpu(cfg: Config) -> int | None:
+    return (cfg.get('train_dataloader') or {}).get('batch_size')
+
+
+def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
+    found, seen = [], {}
+    try:
+        seen = trace_norms(model, find_norms(model), args.size)
+    except ExampleError as error:
+        found.append(f'map sizes are not known: {error}')
+    starts = advice.starts_of(cfg)
+    if args.pretrain_batch:
+        starts = [s._replace(images=args.pretrain_batch) for s in starts]
+    return found + advice.advise(
+        rows, seen, images_per_gpu(cfg), starts, trained
+    )
+
+
+def write_json(path: str, rows, warned: list[str]) -> None:
+    layers = []
+    for row in rows:
+        layer = dict(vars(row))
+        ratios = layer.pop('ratios')
+        if ratios is not None:
+            layer['statistics'] = list(ratios.statistics)
+            layer['mean'] = ratios.mean.tolist()
+            layer['var'] = ratios.var.tolist()
+        layers.append(layer)
+    text = json.dumps(dict(layers=layers, warnings=warned), indent=2)
+    temporary = Path(f'{path}.tmp')
+    temporary.write_text(text + '\n')
+    os.replace(temporary, path)
+
+
+def main(args: list | None = None) -> int:
+    """Print the table.
+
+    Args:
+        args: arguments; those of the command line by default.
+
+    Returns:
+        Exit status: 0, or 1 after an error.
+    """
+    args = parse_args(args)
+    # building a model says much that is no matter here
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    warnings.simplefilter('ignore')
+    try:
+        cfg = engine.load_config(args.config, args.cfg_options)
+        engine.register_toolbox(cfg)
+        model = build_model(cfg)
+        trained = fill(model, args)
+        rows = norm_table.norm_rows(model, weight_decay(model, cfg))
+        if not rows:
+            raise engine.LaunchError(
+                f'the model of {args.config} has no norm layer; set norm_cfg '
+                'at its parts'
+            )
+        warned = find_warnings(model, cfg, rows, args, trained)
+        if args.json:
+            write_json(args.json, rows, warned)
+    except (engine.LaunchError, CheckpointError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(norm_table.table(rows))
+    images = images_per_gpu(cfg)
+    print(f'\n{norm_table.summary(rows)}')
+    print(f'images per GPU: {images if images is not None else "unknown"}')
+    for text in warned:
+        print(f'warning: {text}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
