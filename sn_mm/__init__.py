@@ -1,15 +1,15 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
-from . import hooks, toolbox  # noqa: F401
+from . import datasets, hooks, toolbox  # noqa: F401
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-from .surgery import convert_norm, harden, update_batch_average
+from .surgery import convert_norm, fold, harden, update_batch_average
 from .version import __version__
 
 SN = SN2d
 
 __all__ = [
     'SN', 'SN1d', 'SN2d', 'SN3d', 'SSN', 'SyncSN', 'SyncSSN', '__version__',
-    'convert_norm', 'harden', 'load_pretrained',
+    'convert_norm', 'fold', 'harden', 'load_pretrained',
     'update_batch_average'
 ]

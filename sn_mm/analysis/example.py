@@ -52,7 +52,8 @@ def run_example(model: nn.Module, size: int = 256) -> list:
 
 
 def _image(model: nn.Module, size: int) -> Tensor:
-    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    convolutions = (m for m in model.modules() if isinstance(m, kinds))
     first = next(convolutions, None)
     channels = 3 if first is None else first.in_channels
     like = next((p for p in model.parameters() if p.is_floating_point()), None)

@@ -3,6 +3,7 @@
 
 from .batch_average import BatchAverage, find_averaged, update_batch_average
 from .convert_norm import convert_norm
+from .fold import fold, fold_with_report
 from .harden import harden
 from .norms import find_norms
 
@@ -11,6 +12,8 @@ __all__ = [
     'convert_norm',
     'find_averaged',
     'find_norms',
+    'fold',
+    'fold_with_report',
     'harden',
     'update_batch_average',
 ]
