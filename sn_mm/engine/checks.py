@@ -1,21 +1,16 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Whether the files that a run will read are there.
-
-Checked before anything is built: a missing data set would otherwise end a run
-after minutes, in a traceback out of a data loader.
-"""
+"""Whether the files that a run will read are there."""
 
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import Config
 
-from .errors import LaunchError
+from sn_mm.datasets import DataError, check_dataloaders
 
-_DEMO_DATA = 'data/demo'
-_MAKE_DEMO_DATA = f'python tools/make_demo_data.py {_DEMO_DATA}'
+from .errors import LaunchError
 
 
 def check_checkpoint(path: str | None) -> None:
@@ -37,7 +32,7 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Check that the local data sets of some data loaders are there.
+    """Check that the local data sets of some data loaders are there, whole.
 
     Args:
         cfg: the config.
@@ -45,32 +40,10 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
             that it lacks are passed over.
 
     Raises:
-        LaunchError: if a folder or an annotation file is missing.
+        LaunchError: if a folder, an annotation file, pictures or label maps
+            are missing; see :mod:`sn_mm.datasets.checks`.
     """
-    for key in dataloaders:
-        dataset = (cfg.get(key) or {}).get('dataset') or {}
-        for path in _local_paths(dataset):
-            if osp.exists(path):
-                continue
-            if osp.normpath(path).startswith(osp.normpath(_DEMO_DATA)):
-                fix = f'make it: {_MAKE_DEMO_DATA}'
-            else:
-                fix = 'put the data there, or set data_root in the config'
-            raise LaunchError(f'data of {key} not found: {path}; {fix}')
-
-
-def _local_paths(dataset: dict) -> Iterator[str]:
-    """Root, annotation file and folders of a data set, wrapped or not."""
-    wrapped = dataset.get('datasets') or [dataset.get('dataset')]
-    for inner in wrapped:
-        if inner:
-            yield from _local_paths(inner)
-    root = dataset.get('data_root')
-    if not root or dataset.get('backend_args') or '://' in root:
-        return
-    yield root
-    parts = [dataset.get('ann_file')]
-    parts += (dataset.get('data_prefix') or {}).values()
-    for part in parts:
-        if isinstance(part, str) and part and '://' not in part:
-            yield osp.join(root, part)
+    try:
+        check_dataloaders(cfg, dataloaders)
+    except DataError as error:
+        raise LaunchError(str(error)) from error

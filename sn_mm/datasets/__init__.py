@@ -1,0 +1,15 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""The paper's data sets on the disk: importing registers the Runner."""
+
+from .checks import DataError, check_dataloaders, check_dataset
+from .layouts import LAYOUTS, Layout
+from .runner import DataCheckedRunner
+
+__all__ = [
+    'LAYOUTS',
+    'DataCheckedRunner',
+    'DataError',
+    'Layout',
+    'check_dataloaders',
+    'check_dataset',
+]
