@@ -1,0 +1,10 @@
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/sn.py']
+
+norm_cfg = _base_.sn_norm_cfg
+model = dict(
+    backbone=dict(
+        norm_cfg=norm_cfg,
+        init_cfg=dict(checkpoint='bn2sn://torchvision://resnet50')),
+    neck=dict(norm_cfg=norm_cfg),
+    bbox_head=dict(norm_cfg=norm_cfg))
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))

@@ -1,0 +1,12 @@
+_base_ = [
+    'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
+    '../_base_/sn.py'
+]
+
+norm_cfg = _base_.sn_norm_cfg
+model = dict(
+    pretrained='bn2sn://open-mmlab://resnet50_v1c',
+    backbone=dict(norm_cfg=norm_cfg),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg))
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))

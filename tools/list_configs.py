@@ -1,0 +1,132 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""List the configs: paper's row and result, start, GPUs x images, length.
+
+    python tools/list_configs.py                    # every config
+    python tools/list_configs.py faster_rcnn        # one folder
+    python tools/list_configs.py --table VII        # one table of the paper
+    python tools/list_configs.py --batch 4x2 configs/faster_rcnn/NAME.py
+    python tools/list_configs.py --write            # docs, metafiles, READMEs
+
+--batch prints the learning rate and the steps of a config for that many GPUs
+x images, as options of tools/train.py (--auto-scale-lr does no more than the
+learning rate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from sn_mm.catalog import (
+    CatalogError,
+    Schedule,
+    read_entries,
+    read_paper,
+    schedule_for,
+    write_catalog,
+)
+from sn_mm.catalog.markdown import table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'what', metavar='FOLDER', nargs='*', help='of configs/; default: all'
+    )
+    parser.add_argument(
+        '--table', metavar='NUMBER', help='only this table of the paper'
+    )
+    parser.add_argument(
+        '--batch',
+        metavar='GPUSxIMAGES',
+        type=_batch,
+        help='with configs in place of folders: their schedule for it',
+    )
+    parser.add_argument(
+        '--write',
+        action='store_true',
+        help='write docs/configs.md, metafile.yml and README.md of folders',
+    )
+    parsed = parser.parse_args(args)
+    if parsed.batch and not parsed.what:
+        parser.error('--batch needs a config')
+    if parsed.write and (parsed.what or parsed.table or parsed.batch):
+        parser.error('--write writes about all configs: name none')
+    return parsed
+
+
+def _batch(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not GPUS x IMAGES, as 8x2'
+        )
+    return int(match[1]), int(match[2])
+
+
+def main(args: list | None = None) -> None:
+    """List or write.
+
+    Args:
+        args: arguments; those of the command line by default.
+    """
+    args = parse_args(args)
+    try:
+        if args.batch:
+            for path in args.what:
+                print(_options(schedule_for(Path(path), *args.batch)))
+        elif args.write:
+            paper = read_paper(ROOT / 'configs')
+            entries = read_entries(ROOT / 'configs', paper)
+            for path in write_catalog(ROOT, paper, entries):
+                print(f'wrote {path.relative_to(ROOT)}')
+        else:
+            print(_listing(args.what, args.table))
+    except CatalogError as error:
+        sys.exit(f'error: {error}')
+
+
+def _listing(folders: list, number: str | None) -> str:
+    configs = ROOT / 'configs'
+    paper = read_paper(configs)
+    for folder in folders:
+        if not (configs / folder).is_dir():
+            raise CatalogError(f'configs/ has no folder {folder}')
+    if number is not None:
+        known = list(dict.fromkeys(row.table for row in paper.rows))
+        if number not in known:
+            raise CatalogError(
+                f'no Table {number} here; there are {", ".join(known)}'
+            )
+        folders = sorted(
+            {
+                config.partition('/')[0]
+                for row in paper.rows
+                if row.table == number
+                for config in row.configs
+            }
+        )
+    entries = read_entries(configs, paper, tuple(folders))
+    if number is not None:
+        entries = [e for e in entries if number in {r.table for r in e.rows}]
+    return table(entries)
+
+
+def _options(schedule: Schedule) -> str:
+    """The schedule as arguments of tools/train.py."""
+    settings = ' '.join(
+        f'{key}={str(value).replace(" ", "")}'
+        for key, value in schedule.options.items()
+    )
+    return f'--cfg-options {settings}'
+
+
+if __name__ == '__main__':
+    main()
