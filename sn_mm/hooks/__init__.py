@@ -2,5 +2,6 @@
 """Hooks of mmengine's Runner: importing this package registers them."""
 
 from .batch_average_hook import BatchAverageHook
+from .ratio_hook import RatioHook
 
-__all__ = ['BatchAverageHook']
+__all__ = ['BatchAverageHook', 'RatioHook']

@@ -26,7 +26,11 @@ def forward(
         y = passes.apply(x, moments[0], mixed, weight, bias, eps)
     else:
         y = torch.empty_like(x)
-    return y, moments if passes.worth_keeping(moments, x) else None, state
+    return (
+        y,
+        moments if passes.worth_keeping(moments[0].numel(), x) else None,
+        state,
+    )
 
 
 def backward(

@@ -34,32 +34,18 @@ static inline float total(lanes t) {
 
 static inline int64_t shorter(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static inline float block_sum(const float *b, int64_t n) {
-  lanes t = {0};
-  float rest = 0;
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) t += load(b + i);
-  for (; i < n; i++) rest += b[i];
-  return total(t) + rest;
-}
+/* The last n % LANES values of b[0 .. n), n >= LANES, come as a full load of
+ * the last LANES values, of which `tail` keeps those not yet seen. */
+typedef int32_t bits __attribute__((vector_size(4 * LANES)));
+typedef int32_t unaligned_bits
+    __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+static const int32_t window[2 * LANES] = {
+    [LANES] = -1, -1, -1, -1, -1, -1, -1, -1,
+    -1, -1, -1, -1, -1, -1, -1, -1};
 
-/* Sums of g and g * (b - centre) over a block. */
-static inline void block_products(const float *g, const float *b, int64_t n,
-                                  float centre, float *sum, float *product) {
-  lanes t0 = {0}, t1 = {0};
-  float r0 = 0, r1 = 0;
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    const lanes v = load(g + i);
-    t0 += v;
-    t1 += v * (load(b + i) - centre);
-  }
-  for (; i < n; i++) {
-    r0 += g[i];
-    r1 += g[i] * (b[i] - centre);
-  }
-  *sum = total(t0) + r0;
-  *product = total(t1) + r1;
+static inline lanes tail(lanes v, int64_t unseen) {
+  const bits keep = *(const unaligned_bits *)(window + unseen);
+  return (lanes)((bits)v & keep);
 }
 
 /* Sums of d and d * d, d = b[i] - centre, over a block. */
@@ -73,42 +59,99 @@ static inline void block_squares(const float *b, int64_t n, float centre,
     t0 += d;
     t1 += d * d;
   }
-  for (; i < n; i++) {
-    const float d = b[i] - centre;
-    r0 += d;
-    r1 += d * d;
-  }
+  if (i < n && i) {
+    const lanes d = tail(load(b + n - LANES) - centre, n - i);
+    t0 += d;
+    t1 += d * d;
+  } else
+    for (; i < n; i++) {
+      const float d = b[i] - centre;
+      r0 += d;
+      r1 += d * d;
+    }
   *sum = total(t0) + r0;
   *square = total(t1) + r1;
 }
 
-/* Mean and biased variance. Every block is centred on the mean so far, the
- * first one on its own, and blocks are merged as parallel variances (Chan et
- * al., 1979). `rest` also holds what the rounding of `centre` left over.
- * first = shorter(BLOCK, size), and inverse is 1 / first. */
-static inline void row_moments(const float *x, int64_t size, int64_t first,
-                               double inverse, double *mean, double *var) {
-  float rest, spread, centre = block_sum(x, first) * (float)inverse;
-  block_squares(x, first, centre, &rest, &spread);
-  double shift = rest * inverse;
-  double m = centre + shift, v = (spread - rest * shift) * inverse;
-  if (first < size) {
-    double squares = v * first;
-    for (int64_t start = first; start < size;) {
-      const int64_t n = shorter(BLOCK, size - start);
-      centre = m;
-      block_squares(x + start, n, centre, &rest, &spread);
-      shift = (double)rest / n;
-      const double delta = centre + shift - m;
-      const double part = (double)n / (start + n);
-      m += delta * part;
-      squares += spread - rest * shift + delta * delta * part * start;
-      start += n;
+/* Sums of g and g * (b - centre) over a block. */
+static inline void block_products(const float *g, const float *b, int64_t n,
+                                  float centre, float *sum, float *product) {
+  lanes t0 = {0}, t1 = {0};
+  float r0 = 0, r1 = 0;
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const lanes v = load(g + i);
+    t0 += v;
+    t1 += v * (load(b + i) - centre);
+  }
+  if (i < n && i) {
+    const lanes v = tail(load(g + n - LANES), n - i);
+    t0 += v;
+    t1 += tail(v * (load(b + n - LANES) - centre), n - i);
+  } else
+    for (; i < n; i++) {
+      r0 += g[i];
+      r1 += g[i] * (b[i] - centre);
     }
-    v = squares / size;
+  *sum = total(t0) + r0;
+  *product = total(t1) + r1;
+}
+
+/* A value near the mean of a block, of which it costs next to nothing: no
+ * farther from it than eight standard deviations of 1024 values, which
+ * squared is small beside what float32 resolves. */
+static inline float near_mean(const float *b, int64_t n) {
+  if (n >= LANES) return total(load(b)) / LANES;
+  float sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += b[i];
+  return sum / n;
+}
+
+/* Mean and biased variance. Every block is centred on the mean so far, and
+ * blocks are merged as parallel variances (Chan et al., 1979). */
+static inline void row_moments(const float *x, int64_t size, double *mean,
+                               double *var) {
+  double m = near_mean(x, shorter(BLOCK, size)), squares = 0;
+  for (int64_t start = 0; start < size;) {
+    const int64_t n = shorter(BLOCK, size - start);
+    const float centre = m;
+    float rest, spread;
+    block_squares(x + start, n, centre, &rest, &spread);
+    const double shift = (double)rest / n;
+    const double delta = centre + shift - m;
+    const double part = start ? (double)n / (start + n) : 1.;
+    squares += spread - rest * shift + delta * delta * part * start;
+    m += delta * part;
+    start += n;
   }
   *mean = m;
-  *var = v < 0 ? 0 : v; /* below zero is rounding; NaN stays NaN */
+  *var = squares < 0 ? 0 : squares / size; /* rounding; NaN stays NaN */
+}
+
+/* out = a * (b - centre) + c. */
+static inline void row_affine(const float *b, int64_t n, float centre, float a,
+                              float c, float *out) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    *(unaligned *)(out + i) = a * (load(b + i) - centre) + c;
+  if (i < n && i)
+    *(unaligned *)(out + n - LANES) = a * (load(b + n - LANES) - centre) + c;
+  else
+    for (; i < n; i++) out[i] = a * (b[i] - centre) + c;
+}
+
+/* out = s * g + (a * (b - centre) + c). */
+static inline void row_combination(const float *g, const float *b, int64_t n,
+                                   float s, float centre, float a, float c,
+                                   float *out) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    *(unaligned *)(out + i) = s * load(g + i) + (a * (load(b + i) - centre) + c);
+  if (i < n && i) {
+    i = n - LANES;
+    *(unaligned *)(out + i) = s * load(g + i) + (a * (load(b + i) - centre) + c);
+  } else
+    for (; i < n; i++) out[i] = s * g[i] + (a * (b[i] - centre) + c);
 }
 
 /* Sums of g and of g * (b - centre) over a row. */
@@ -124,6 +167,51 @@ static inline void row_products(const float *g, const float *b, int64_t size,
   }
   *sum = s0;
   *product = s1;
+}
+
+/* row_moments and row_products in one sweep, and what the products are
+ * centred on. */
+static inline float row_all(const float *g, const float *b, int64_t size,
+                            double *mean, double *var, double *sum,
+                            double *product) {
+  const float centre = near_mean(b, shorter(BLOCK, size));
+  if (size > BLOCK) {
+    row_moments(b, size, mean, var);
+    row_products(g, b, size, centre, sum, product);
+    return centre;
+  }
+  lanes t0 = {0}, t1 = {0}, t2 = {0}, t3 = {0};
+  float r0 = 0, r1 = 0, r2 = 0, r3 = 0;
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) {
+    const lanes d = load(b + i) - centre, v = load(g + i);
+    t0 += d;
+    t1 += d * d;
+    t2 += v;
+    t3 += v * d;
+  }
+  if (i < size && i) {
+    const lanes d = tail(load(b + size - LANES) - centre, size - i);
+    const lanes v = tail(load(g + size - LANES), size - i);
+    t0 += d;
+    t1 += d * d;
+    t2 += v;
+    t3 += v * d;
+  } else
+    for (; i < size; i++) {
+      const float d = b[i] - centre;
+      r0 += d;
+      r1 += d * d;
+      r2 += g[i];
+      r3 += g[i] * d;
+    }
+  const double rest = total(t0) + r0, shift = rest / size;
+  const double squares = total(t1) + r1 - rest * shift;
+  *mean = centre + shift;
+  *var = squares < 0 ? 0 : squares / size;
+  *sum = total(t2) + r2;
+  *product = total(t3) + r3;
+  return centre;
 }
 
 #endif

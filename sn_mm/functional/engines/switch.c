@@ -21,8 +21,6 @@
 #define GRAIN 32768
 /* Channels that one thread sums at a time. */
 #define CHUNK 64
-/* Outputs from this many bytes on ask for huge pages. */
-#define HUGE_BYTES (4 << 20)
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 
 /* Which rows a statistic pools. GIVEN ones come from elsewhere. */
@@ -68,49 +66,86 @@ static void free_mixture(mixture m) {
   free(m.columns);
 }
 
-static inline int64_t pooled_index(const mixture *m, int64_t j, int64_t n,
-                                   int64_t c) {
-  return n * m->statistics[j].stride + m->columns[j * m->c + c];
+/* The rows as chunks of channels of one sample: of many channels where rows
+ * are short, since the numbers of a row then cost as much as the row. */
+typedef struct {
+  int64_t c, size, width, per_sample, count;
+} chunks;
+
+static chunks make_chunks(int64_t n, int64_t c, int64_t size) {
+  const int64_t fit = 8192 / size, width = fit < 1 ? 1 : shorter(fit, CHUNK);
+  const int64_t per_sample = (c + width - 1) / width;
+  return (chunks){c, size, width, per_sample, n * per_sample};
 }
 
-/* Statistic j's mean and variance for row (n, c). */
-static inline void moments_of(const mixture *m, int64_t j, int64_t n,
-                              int64_t c, double *mean, double *var) {
+/* Chunk number `index`: sample n, channels [start, start + width), of which
+ * the first is row `row`. */
+typedef struct {
+  int64_t n, start, width, row;
+} chunk;
+
+static inline chunk chunk_at(const chunks *all, int64_t index) {
+  const int64_t n = index / all->per_sample;
+  const int64_t start = (index - n * all->per_sample) * all->width;
+  return (chunk){n, start, shorter(all->width, all->c - start),
+                 n * all->c + start};
+}
+
+/* Thread t of `threads` always works on the same chunks, [share(t), share(t +
+ * 1)), of which its cache may still hold some. */
+static inline int64_t share(const chunks *all, int t, int threads) {
+  return all->count * t / threads;
+}
+
+/* Statistic j's mean and variance for the rows of a chunk. */
+static inline void moments_of(const mixture *m, int64_t j, chunk at,
+                              double *mean, double *var) {
   const statistic *s = m->statistics + j;
-  if (s->kind == ROW) {
-    *mean = m->moments[n * m->c + c];
-    *var = m->moments[(m->n + n) * m->c + c];
-  } else {
-    const int64_t i = pooled_index(m, j, n, c);
-    *mean = s->mean[i];
-    *var = s->var[i];
+  const int32_t *column = m->columns + j * m->c + at.start;
+  const double *means = m->moments + at.row;
+  const double *vars = means + m->n * m->c;
+  if (s->kind != ROW) {
+    means = s->mean + at.n * s->stride;
+    vars = s->var + at.n * s->stride;
+    if (s->kind == SAMPLE) {
+      for (int64_t e = 0; e < at.width; e++) {
+        mean[e] = means[column[e]];
+        var[e] = vars[column[e]];
+      }
+      return;
+    }
+    means += at.start;
+    vars += at.start;
   }
+  memcpy(mean, means, at.width * sizeof(double));
+  memcpy(var, vars, at.width * sizeof(double));
 }
 
-/* What row (n, c) is normalized with. */
-static inline void mix(const mixture *m, int64_t n, int64_t c, double *mean,
-                       double *var) {
-  double mu = 0, v = 0;
+/* What those rows are normalized with. */
+static inline void mix(const mixture *m, chunk at, double *mu, double *var) {
+  for (int64_t e = 0; e < at.width; e++) mu[e] = var[e] = 0;
   for (int64_t j = 0; j < m->k; j++) {
-    double a, b;
-    moments_of(m, j, n, c, &a, &b);
-    mu += m->ratios[j * m->c + c] * a;
-    v += m->ratios[(m->k + j) * m->c + c] * b;
+    const double *of_mean = m->ratios + j * m->c + at.start;
+    const double *of_var = of_mean + m->k * m->c;
+    double means[CHUNK], vars[CHUNK];
+    moments_of(m, j, at, means, vars);
+    for (int64_t e = 0; e < at.width; e++) {
+      mu[e] += of_mean[e] * means[e];
+      var[e] += of_var[e] * vars[e];
+    }
   }
-  *mean = mu;
-  *var = v;
 }
 
 /* Fewer page faults on a fresh large output. Only advice: failing is fine. */
-static void advise(float *out, int64_t values) {
+static void advise(void *out, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
-  const uintptr_t start = (uintptr_t)out, end = start + values * sizeof(float);
+  const uintptr_t start = (uintptr_t)out, end = start + bytes;
   const uintptr_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
   const uintptr_t last = end & ~(HUGE_PAGE - 1);
-  if (end - start >= HUGE_BYTES && last > first)
+  if (last > first)
     madvise((void *)first, last - first, MADV_HUGEPAGE);
 #else
-  (void)out, (void)values;
+  (void)out, (void)bytes;
 #endif
 }
 
@@ -153,24 +188,24 @@ static void pool_batch(const statistic *s, int64_t n, int64_t channels,
   }
 }
 
-static inline void spread_moments(const float *row, int64_t size,
-                                  double spread, double *mean, double *var) {
-  const int64_t first = shorter(BLOCK, size);
-  row_moments(row, size, first, 1. / first, mean, var);
-  *var *= spread;
-}
-
 /* Moments of every row, the variance times `spread`, and pooled ones. */
 void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
                 double spread, const statistic *statistics, int64_t k,
                 double *moments, int threads) {
   const int64_t count = n * c;
+  const chunks all = make_chunks(n, c, size);
 #pragma omp parallel num_threads(threads) if (count * size > GRAIN)
   {
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < count; r++)
-      spread_moments(x + r * size, size, spread, moments + r,
-                     moments + count + r);
+#pragma omp for schedule(static, 1)
+    for (int t = 0; t < threads; t++)
+      for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
+           i++) {
+        const chunk at = chunk_at(&all, i);
+        for (int64_t r = at.row; r < at.row + at.width; r++) {
+          row_moments(x + r * size, size, moments + r, moments + count + r);
+          moments[count + r] *= spread;
+        }
+      }
     for (int64_t j = 0; j < k; j++) {
       const statistic *s = statistics + j;
       if (s->kind == SAMPLE) {
@@ -194,21 +229,28 @@ void sn_apply(const float *x, int64_t n, int64_t c, int64_t size,
               const double *ratios, int64_t groups, const float *weight,
               const float *bias, double eps, float *y, int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
-  advise(y, n * c * size);
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) \
+  const chunks all = make_chunks(n, c, size);
+  advise(y, n * c * size * sizeof(float));
+#pragma omp parallel for schedule(static, 1) num_threads(threads) \
     if (n * c * size > GRAIN)
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t j = 0; j < c; j++) {
-      const int64_t r = i * c + j;
-      const float *in = x + r * size;
-      float *out = y + r * size;
-      double mu, var;
-      mix(&m, i, j, &mu, &var);
-      const double scale = (weight ? weight[j] : 1.) / sqrt(var + eps);
-      const float near = moments[r], a = scale;
-      const float b = (bias ? bias[j] : 0.) - scale * (mu - near);
-#pragma omp simd
-      for (int64_t e = 0; e < size; e++) out[e] = a * (in[e] - near) + b;
+  for (int t = 0; t < threads; t++)
+    for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
+         i++) {
+      const chunk at = chunk_at(&all, i);
+      double mu[CHUNK], var[CHUNK];
+      float near[CHUNK], scale[CHUNK], constant[CHUNK];
+      mix(&m, at, mu, var);
+      for (int64_t e = 0; e < at.width; e++) {
+        const int64_t channel = at.start + e;
+        const double a = (weight ? weight[channel] : 1.) / sqrt(var[e] + eps);
+        near[e] = moments[at.row + e];
+        scale[e] = a;
+        constant[e] = (bias ? bias[channel] : 0.) - a * (mu[e] - near[e]);
+      }
+      for (int64_t e = 0; e < at.width; e++) {
+        const int64_t first = (at.row + e) * size;
+        row_affine(x + first, size, near[e], scale[e], constant[e], y + first);
+      }
     }
   free_mixture(m);
 }
@@ -234,9 +276,10 @@ static void sum_channels(const mixture *m, const double *sums,
     memset(d_ratios + (m->k + j) * m->c + start, 0, width * sizeof(double));
   }
   for (int64_t i = 0; i < m->n; i++) {
+    const chunk at = {i, start, width, i * m->c + start};
     double g_mu[CHUNK], g_var[CHUNK];
     for (int64_t e = 0; e < width; e++) {
-      const int64_t r = i * m->c + start + e;
+      const int64_t r = at.row + e;
       d_bias[e] += sums[r];
       d_weight[e] += sums[count + r];
       mixed_grad(sums, count, r, weight ? weight[start + e] : 1., g_mu + e,
@@ -244,13 +287,16 @@ static void sum_channels(const mixture *m, const double *sums,
       d_mu[e] += g_mu[e];
       d_var[e] += g_var[e];
     }
-    for (int64_t j = 0; j < m->k; j++)
+    for (int64_t j = 0; j < m->k; j++) {
+      double *of_mean = d_ratios + j * m->c + start;
+      double *of_var = of_mean + m->k * m->c;
+      double means[CHUNK], vars[CHUNK];
+      moments_of(m, j, at, means, vars);
       for (int64_t e = 0; e < width; e++) {
-        double mean, var;
-        moments_of(m, j, i, start + e, &mean, &var);
-        d_ratios[j * m->c + start + e] += g_mu[e] * mean;
-        d_ratios[(m->k + j) * m->c + start + e] += g_var[e] * var;
+        of_mean[e] += g_mu[e] * means[e];
+        of_var[e] += g_var[e] * vars[e];
       }
+    }
   }
   for (int64_t e = 0; e < width; e++) {
     d_affine[start + e] = d_weight[e];
@@ -300,13 +346,43 @@ static void sum_groups(const mixture *m, const double *by_channel,
       }
 }
 
+/* A chunk's share of sn_reduce. */
+static inline void reduce_chunk(const mixture *m, chunk at, const float *dy,
+                                const float *x, int64_t size, double spread,
+                                double *moments, int fresh, double eps,
+                                double *sums) {
+  const int64_t count = m->n * m->c;
+  double s0[CHUNK], s1[CHUNK], mu[CHUNK], var[CHUNK];
+  float near[CHUNK];
+  for (int64_t e = 0; e < at.width; e++) {
+    const float *in = x + (at.row + e) * size;
+    const float *g = dy + (at.row + e) * size;
+    double *mean = moments + at.row + e;
+    if (fresh) {
+      near[e] = row_all(g, in, size, mean, mean + count, s0 + e, s1 + e);
+      mean[count] *= spread;
+    } else {
+      near[e] = *mean;
+      row_products(g, in, size, near[e], s0 + e, s1 + e);
+    }
+  }
+  mix(m, at, mu, var);
+  for (int64_t e = 0; e < at.width; e++) {
+    const int64_t r = at.row + e;
+    const double rstd = 1 / sqrt(var[e] + eps);
+    sums[r] = s0[e];
+    sums[count + r] = (s1[e] - (mu[e] - near[e]) * s0[e]) * rstd;
+    sums[2 * count + r] = rstd;
+  }
+}
+
 /* Everything of the backward but x's gradient.
  *
  * Of every row, into `sums` (3, N, C): sum(dy), sum(dy * (x - mu)) * rstd and
  * rstd = 1 / sqrt(var + eps). Then d_affine (2, C), of weight and bias,
  * d_ratios (2, G, K), and into each statistic's d_mean and d_var the sums of
  * its gradients over the rows that it pools. With `fresh`, `moments` are
- * computed anew and written. */
+ * computed anew and written, in the same sweep. */
 void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
                int64_t size, double spread, double *moments, int fresh,
                const statistic *statistics, int64_t k, const double *ratios,
@@ -314,25 +390,16 @@ void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
                float *d_affine, double *d_ratios, int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
   const int64_t count = n * c;
+  const chunks all = make_chunks(n, c, size);
   double *by_channel = malloc(2 * k * c * sizeof(double));
 #pragma omp parallel num_threads(threads) if (count * size > GRAIN)
   {
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t j = 0; j < c; j++) {
-        const int64_t r = i * c + j;
-        const float *in = x + r * size;
-        if (fresh)
-          spread_moments(in, size, spread, moments + r, moments + count + r);
-        double s0, s1, mu, var;
-        const float near = moments[r];
-        row_products(dy + r * size, in, size, near, &s0, &s1);
-        mix(&m, i, j, &mu, &var);
-        const double rstd = 1 / sqrt(var + eps);
-        sums[r] = s0;
-        sums[count + r] = (s1 - (mu - near) * s0) * rstd;
-        sums[2 * count + r] = rstd;
-      }
+#pragma omp for schedule(static, 1)
+    for (int t = 0; t < threads; t++)
+      for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
+           i++)
+        reduce_chunk(&m, chunk_at(&all, i), dy, x, size, spread, moments,
+                     fresh, eps, sums);
 #pragma omp for schedule(static) nowait
     for (int64_t start = 0; start < c; start += CHUNK)
       sum_channels(&m, sums, weight, start, shorter(c, start + CHUNK),
@@ -348,26 +415,32 @@ void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
   free_mixture(m);
 }
 
-/* Gradient of a row's own moments: Eq. 6 to 14. A pooled variance holds
+/* Gradients of a chunk's own moments: Eq. 6 to 14. A pooled variance holds
  * mean((m - mu)^2), which pulls on m as well. */
-static inline void moments_grad(const mixture *m, int64_t n, int64_t c,
-                                double g_mu, double g_var, double *d_m,
-                                double *d_v) {
-  const double own = m->moments[n * m->c + c];
-  double a = 0, b = 0;
+static inline void moments_grad(const mixture *m, chunk at,
+                                const double *g_mu, const double *g_var,
+                                double *d_m, double *d_v) {
+  const double *own = m->moments + at.row;
+  for (int64_t e = 0; e < at.width; e++) d_m[e] = d_v[e] = 0;
   for (int64_t j = 0; j < m->k; j++) {
     const statistic *s = m->statistics + j;
+    const double *of_mean = m->ratios + j * m->c + at.start;
+    const double *of_var = of_mean + m->k * m->c;
+    const int32_t *column = m->columns + j * m->c + at.start;
+    const int64_t first = at.n * s->stride;
     if (s->kind == ROW) {
-      a += m->ratios[j * m->c + c] * g_mu;
-      b += m->ratios[(m->k + j) * m->c + c] * g_var;
+      for (int64_t e = 0; e < at.width; e++) {
+        d_m[e] += of_mean[e] * g_mu[e];
+        d_v[e] += of_var[e] * g_var[e];
+      }
     } else if (s->kind != GIVEN) {
-      const int64_t i = pooled_index(m, j, n, c);
-      a += s->d_mean[i] + 2 * (own - s->mean[i]) * s->d_var[i];
-      b += s->d_var[i];
+      for (int64_t e = 0; e < at.width; e++) {
+        const int64_t i = first + column[e];
+        d_m[e] += s->d_mean[i] + 2 * (own[e] - s->mean[i]) * s->d_var[i];
+        d_v[e] += s->d_var[i];
+      }
     }
   }
-  *d_m = a;
-  *d_v = b;
 }
 
 /* dx = scale * dy + (d_m + 2 * d_v * (x - m)) / S. d_mean and d_var of the
@@ -379,24 +452,34 @@ void sn_input_grad(const float *dy, const float *x, int64_t n, int64_t c,
                    const double *sums, float *dx, int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
   const int64_t count = n * c;
-  advise(dx, count * size);
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) \
+  advise(dx, count * size * sizeof(float));
+  const chunks all = make_chunks(n, c, size);
+#pragma omp parallel for schedule(static, 1) num_threads(threads) \
     if (count * size > GRAIN)
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t j = 0; j < c; j++) {
-      const int64_t r = i * c + j;
-      const float *g = dy + r * size, *in = x + r * size;
-      float *out = dx + r * size;
-      const double w = weight ? weight[j] : 1.;
-      double g_mu, g_var, d_m, d_v;
-      mixed_grad(sums, count, r, w, &g_mu, &g_var);
-      moments_grad(&m, i, j, g_mu, g_var, &d_m, &d_v);
-      const double slope = 2 * spread * d_v / size;
-      const float near = moments[r], a = w * sums[2 * count + r], b = slope;
-      const float offset = d_m / size - slope * (moments[r] - near);
-#pragma omp simd
-      for (int64_t e = 0; e < size; e++)
-        out[e] = a * g[e] + (b * (in[e] - near) + offset);
+  for (int t = 0; t < threads; t++)
+    for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
+         i++) {
+      const chunk at = chunk_at(&all, i);
+      double g_mu[CHUNK], g_var[CHUNK], d_m[CHUNK], d_v[CHUNK];
+      float scale[CHUNK], near[CHUNK], slope[CHUNK], constant[CHUNK];
+      for (int64_t e = 0; e < at.width; e++) {
+        const double w = weight ? weight[at.start + e] : 1.;
+        mixed_grad(sums, count, at.row + e, w, g_mu + e, g_var + e);
+        scale[e] = w * sums[2 * count + at.row + e];
+      }
+      moments_grad(&m, at, g_mu, g_var, d_m, d_v);
+      for (int64_t e = 0; e < at.width; e++) {
+        const double own = moments[at.row + e];
+        const double b = 2 * spread * d_v[e] / size;
+        near[e] = own;
+        slope[e] = b;
+        constant[e] = d_m[e] / size - b * (own - near[e]);
+      }
+      for (int64_t e = 0; e < at.width; e++) {
+        const int64_t first = (at.row + e) * size;
+        row_combination(dy + first, x + first, size, scale[e], near[e],
+                        slope[e], constant[e], dx + first);
+      }
     }
   free_mixture(m);
 }

@@ -1,0 +1,131 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What the layers choose, logged and kept while they are trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from sn_mm.analysis.history import FILE_NAME, HistoryWriter, Record
+from sn_mm.analysis.layer_info import infos_of_model
+from sn_mm.analysis.ratios import KINDS, LayerRatios, ratios_of_model
+
+
+@HOOKS.register_module()
+class RatioHook(Hook):
+    """Log the mean and variance ratios of every SN layer.
+
+    Scalars ``ratios/LAYER/mean_in`` and so on go to the visualizer's
+    backends (TensorBoard, local, ...); all ratios to a history,
+    ``ratios.jsonl`` in the work folder, for ``tools/plot_ratios.py``. A
+    record costs one transfer of a few numbers per layer, in the first
+    process alone. There is one of the start and one of the end as well. A
+    resumed run goes on in its history; a new one in the same folder renames
+    the old file to ``ratios.1.jsonl``.
+
+    Args:
+        interval: iterations, or epochs, from one record to the next.
+        by_epoch: unit of ``interval``.
+        scalars: write to the visualizer.
+        history: keep the history.
+
+    Raises:
+        ValueError, TypeError: for an interval out of range, and before
+            training for a model without SN layers, or a resumed one that the
+            history is not of.
+    """
+
+    def __init__(
+        self,
+        interval: int = 100,
+        by_epoch: bool = False,
+        scalars: bool = True,
+        history: bool = True,
+    ) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int):
+            raise TypeError(f'interval must be an int, got {interval!r}')
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.scalars = scalars
+        self.history = history
+        self._writer: HistoryWriter | None = None
+        self._last: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the history, and record where training starts."""
+        if not is_main_process():
+            return
+        model = _unwrapped(runner.model)
+        ratios = ratios_of_model(model)  # before any work: is there an SN?
+        self._last = None
+        if self.history:
+            layers, note = infos_of_model(model)
+            if note:
+                print_log(note, logger='current', level=logging.WARNING)
+            path = Path(runner.work_dir) / FILE_NAME
+            self._writer = HistoryWriter(path, layers, runner.iter)
+        self._record(runner, runner.iter, ratios)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Record, if it is time."""
+        if not self.by_epoch and self.every_n_train_iters(
+            runner, self.interval
+        ):
+            self._record(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Record, if it is time."""
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+            self._record(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Record what the layers chose in the end."""
+        self._record(runner, runner.iter)
+
+    def _record(
+        self,
+        runner: Runner,
+        iteration: int,
+        ratios: list[LayerRatios] | None = None,
+    ) -> None:
+        if not is_main_process() or iteration == self._last:
+            return
+        self._last = iteration
+        if ratios is None:
+            ratios = ratios_of_model(_unwrapped(runner.model))
+        if self._writer is not None:
+            self._writer.append(Record(iteration, runner.epoch, ratios))
+        if self.scalars:
+            runner.visualizer.add_scalars(_scalars(ratios), step=iteration)
+
+
+def _scalars(ratios: list[LayerRatios]) -> dict[str, float]:
+    return {
+        f'ratios/{layer.name}/{kind}_{name}': float(share)
+        for layer in ratios
+        for kind in KINDS
+        for name, share in zip(layer.statistics, layer.average(kind))
+    }
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model):
+        model = model.module
+    return model
