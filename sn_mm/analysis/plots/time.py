@@ -1,0 +1,111 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Ratios against training time (TPAMI, Fig. 7, 10 and 13)."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from . import style
+
+_COLUMNS = ('means', 'variances', 'divergence of means and variances')
+_LINES = {'in': '-', 'ln': '--', 'bn': '-.', 'gn': ':'}
+
+
+def draw_time(numbers: list[dict]) -> Figure:
+    """Groups of receptive fields in rows; sources side by side.
+
+    Thick lines are averages of a group, thin ones its layers.
+
+    Args:
+        numbers: of :func:`sn_mm.analysis.numbers.time_numbers`.
+    """
+    titles = list(
+        dict.fromkeys(g['title'] for s in numbers for g in s['groups'])
+    )
+    columns = 3 * len(numbers)
+    figure, axes = plt.subplots(
+        len(titles),
+        columns,
+        figsize=(3.3 * columns, 1.0 + 2.05 * len(titles)),
+        squeeze=False,
+        layout='constrained',
+        sharex='col',
+    )
+    for index, source in enumerate(numbers):
+        block = axes[:, 3 * index : 3 * index + 3]
+        groups = {g['title']: g for g in source['groups']}
+        top = _largest_divergence(source)
+        for row, title in enumerate(titles):
+            _row(block[row], source, groups.get(title), top)
+            count = len(groups[title]['layers']) if title in groups else 0
+            block[row, 0].set_ylabel(f'{title}\n{count} layers', fontsize=9)
+        for axis, column in zip(block[0], _COLUMNS):
+            axis.set_title(column, fontsize=10)
+        if len(numbers) > 1:
+            block[0, 0].set_title(
+                f'{source["title"]}: means', fontsize=10, loc='left'
+            )
+        for axis in block[-1]:
+            axis.set_xlabel('iteration', fontsize=9)
+    statistics = list(
+        dict.fromkeys(n for s in numbers for n in s['statistics'])
+    )
+    figure.legend(
+        handles=[
+            Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle=_LINES.get(name, '-'),
+                linewidth=2.4,
+                label=name.upper(),
+            )
+            for name, colour in style.colours_of(statistics).items()
+        ],
+        loc='outside upper center',
+        ncols=len(statistics),
+        frameon=False,
+    )
+    return figure
+
+
+def _row(axes, source: dict, group: dict | None, top: float) -> None:
+    if group is None:
+        for axis in axes:
+            axis.set_axis_off()
+        return
+    times = source['iterations']
+    for axis, kind in zip(axes, ('mean', 'var')):
+        for name, colour in style.colours_of(source['statistics']).items():
+            lines = np.array([x[kind][name] for x in group['layers']])
+            axis.plot(times, lines.T, color=colour, alpha=0.22, linewidth=0.7)
+            axis.plot(
+                times,
+                lines.mean(0),
+                color=colour,
+                linewidth=2.4,
+                linestyle=_LINES.get(name, '-'),
+            )
+        axis.set_ylim(0, 1)
+    lines = np.array([x['divergence'] for x in group['layers']])
+    axes[2].plot(times, lines.T, color=style.INK, alpha=0.22, linewidth=0.7)
+    axes[2].plot(times, lines.mean(0), color=style.INK, linewidth=2.4)
+    axes[2].set_ylim(0, top)
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+        axis.grid(True, alpha=0.25)
+        axis.spines[['top', 'right']].set_visible(False)
+
+
+def _largest_divergence(source: dict) -> float:
+    """A common end of the axes; the largest outliers may leave them."""
+    values = [
+        v
+        for group in source['groups']
+        for layer in group['layers']
+        for v in layer['divergence']
+    ]
+    return max(1.05 * float(np.quantile(values, 0.995)), 0.05)

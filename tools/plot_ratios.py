@@ -1,0 +1,179 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Draw what SN layers chose: from checkpoints, histories, or both.
+
+    python tools/plot_ratios.py layers CHECKPOINT
+    python tools/plot_ratios.py components WORK_DIR_A WORK_DIR_B
+    python tools/plot_ratios.py time WORK_DIR
+    python tools/plot_ratios.py hard epoch_4.pth epoch_8.pth epoch_12.pth
+
+layers      ratios of every layer, as stacked bars
+components  average ratios of backbone, FPN, RPN, box head, mask head, ...
+time        ratios and their divergence against training time, in groups of
+            receptive fields; a history (RatioHook writes one) knows those,
+            for checkpoints give --config
+hard        the largest ratios of several snapshots, and what changed
+
+SRC is a checkpoint, sn://FILE for one of the public code, a history file, or
+the work folder of a run. Pictures are written as PNG and SVG; the numbers
+are summarized on the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import engine
+from sn_mm.analysis import numbers, snapshots, summary
+from sn_mm.analysis.layer_info import LayerInfo, infos_of_model
+from sn_mm.analysis.snapshots import Snapshot, Source
+
+_HARD_COUNT = 4
+
+
+def parse_args(args: list | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'kind',
+        choices=['layers', 'components', 'time', 'hard'],
+        help='which picture',
+    )
+    parser.add_argument(
+        'sources', metavar='SRC', nargs='+', help='what to draw, side by side'
+    )
+    parser.add_argument(
+        '--out',
+        metavar='STEM',
+        help='files to write, without ending (default: ratios_KIND)',
+    )
+    parser.add_argument(
+        '--titles', nargs='+', metavar='TITLE', help='a name for each SRC'
+    )
+    parser.add_argument(
+        '--at',
+        nargs='+',
+        type=int,
+        metavar='ITERATION',
+        help='of histories, the records nearest to these (default: the last; '
+        f'hard: {_HARD_COUNT}, evenly spaced)',
+    )
+    parser.add_argument(
+        '--bins',
+        nargs='*',
+        type=float,
+        default=list(numbers.BINS),
+        metavar='PIXELS',
+        help='where groups of receptive fields begin (default: 49 299)',
+    )
+    parser.add_argument(
+        '--config', help='of the model; tells receptive fields of checkpoints'
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the numbers')
+    return parser.parse_args(args)
+
+
+def layers_of_config(path: str) -> list[LayerInfo]:
+    """The SN layers of a config's model, receptive fields included."""
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    warnings.simplefilter('ignore')
+    cfg = engine.load_config(path)
+    scope = engine.register_toolbox(cfg)
+    with MODELS.switch_scope_and_registry(scope) as models:
+        layers, note = infos_of_model(models.build(cfg.model))
+    if note:
+        print(f'warning: {note}', file=sys.stderr)
+    return layers
+
+
+def picked(source: Source, at: list[int] | None, count: int) -> list[Snapshot]:
+    """Snapshots of a source: the nearest to ``at``, or ``count`` of them."""
+    every = source.snapshots
+    if at and all(s.iteration is not None for s in every) and every[1:]:
+        nearest = [
+            min(range(len(every)), key=lambda i: abs(every[i].iteration - t))
+            for t in at
+        ]
+        return [every[i] for i in sorted(set(nearest))]
+    last = len(every) - 1
+    if count == 1 or last == 0:
+        return every[-1:]
+    places = {round(i * last / (count - 1)) for i in range(count)}
+    return [every[i] for i in sorted(places)]
+
+
+def numbers_of(args: argparse.Namespace, sources: list[Source]):
+    """What to draw, to write down and to summarize."""
+    if args.kind == 'time':
+        return [numbers.time_numbers(s, args.bins) for s in sources]
+    count = 1
+    if args.kind == 'hard' and len(sources) == 1:
+        count = _HARD_COUNT
+    chosen = [x for s in sources for x in picked(s, args.at, count)]
+    if args.kind == 'hard':
+        return numbers.hard_numbers(chosen)
+    if args.kind == 'layers':
+        return numbers.layer_numbers(chosen)
+    return numbers.component_numbers(chosen)
+
+
+def write_json(path: str, content) -> None:
+    temporary = Path(f'{path}.tmp')
+    temporary.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(temporary, path)
+
+
+def draw(kind: str, content, stem: Path) -> list[Path]:
+    """Write the picture; matplotlib is needed for nothing else."""
+    try:
+        from sn_mm.analysis import plots
+    except ImportError as error:
+        raise engine.LaunchError(
+            f'drawing needs matplotlib ({error}): pip install matplotlib'
+        ) from error
+    return plots.save(getattr(plots, f'draw_{kind}')(content), stem)
+
+
+def main(args: list | None = None) -> int:
+    """Draw.
+
+    Args:
+        args: arguments; those of the command line by default.
+
+    Returns:
+        Exit status: 0, or 1 after an error.
+    """
+    args = parse_args(args)
+    try:
+        sources = snapshots.read_sources(args.sources, args.titles)
+        if args.config:
+            known = layers_of_config(args.config)
+            sources = [snapshots.with_fields(s, known) for s in sources]
+        content = numbers_of(args, sources)
+        if args.json:
+            write_json(args.json, content)
+        files = draw(
+            args.kind, content, Path(args.out or f'ratios_{args.kind}')
+        )
+    except (ValueError, engine.LaunchError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(getattr(summary, f'summarize_{args.kind}')(content))
+    for path in files:
+        print(f'wrote {path}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
