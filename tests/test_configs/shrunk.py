@@ -22,6 +22,7 @@ FAMILIES = (
     'pspnet',
     'swap_in',
 )
+RESIZES = ('Resize', 'RandomResize', 'DetectronResize')
 # sides of images, in pixels, for detectors and for segmentors
 SIDES = dict(mmdet=(64, 96), mmseg=(32, 48))
 
@@ -65,8 +66,8 @@ def without_pretrained(cfg: Config) -> Config:
 def shrink(cfg: Config, work_dir: os.PathLike) -> Config:
     """One training step of two small images, then one evaluation step.
 
-    Nothing that the paper sets is touched but lengths, image sizes and the
-    number of proposals.
+    Nothing that the paper sets is touched but lengths, image sizes, the
+    number of proposals and the width of heads.
     """
     without_pretrained(cfg)
     short, _ = sides = SIDES[cfg.default_scope]
@@ -92,8 +93,32 @@ def shrink(cfg: Config, work_dir: os.PathLike) -> Config:
             cfg.model.test_cfg.update(
                 crop_size=(short, short), stride=(short // 2, short // 2)
             )
+    for step in dicts(cfg.get('tta_pipeline')):
+        if 'scale' in step:
+            factor = short / 450
+            step.scale = tuple(round(factor * side) for side in step.scale)
     _shrink_proposals(cfg.model)
+    _shrink_heads(cfg.model)
     return cfg
+
+
+def options(path: Path, work_dir: os.PathLike) -> list[str]:
+    """What :func:`shrink` changes, as values of ``--cfg-options``."""
+    old, new = load(path), shrink(load(path), work_dir)
+    return list(_differences(old._cfg_dict, new._cfg_dict))
+
+
+def _differences(old, new, place: str = '') -> Iterator[str]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        pairs = [(key, old.get(key), value) for key, value in new.items()]
+    elif isinstance(new, list) and isinstance(old, list):
+        pairs = [(i, *both) for i, both in enumerate(zip(old, new))]
+    else:
+        if old != new or type(old) is not type(new):
+            yield f'{place}={new}'.replace(' ', '')
+        return
+    for key, before, after in pairs:
+        yield from _differences(before, after, f'{place}.{key}'.lstrip('.'))
 
 
 @functools.cache
@@ -140,8 +165,10 @@ def dicts(tree) -> Iterator[ConfigDict]:
 
 def _shrink_images(dataset, short: int, long: int) -> None:
     for step in dicts(dataset):
-        if step.get('type') in ('Resize', 'RandomResize'):
+        if step.get('type') in RESIZES:
             step.scale = (long, short)
+        if step.get('type') == 'ResizeToStride':
+            step.short = short
         if step.get('type') == 'RandomCrop':
             step.crop_size = (short, short)
 
@@ -154,3 +181,12 @@ def _shrink_proposals(model) -> None:
             part.update(nms_pre=50, max_per_img=8)
         if 'score_thr' in part:
             part.score_thr = 0.0
+
+
+def _shrink_heads(model) -> None:
+    for part in dicts(model):
+        if part.get('fc_out_channels') == 1024:
+            part.fc_out_channels = 64
+    head = model.get('decode_head') or {}
+    if head.get('channels') == 512:
+        head.channels = 64
