@@ -128,30 +128,43 @@ static inline void row_moments(const float *x, int64_t size, double *mean,
   *var = squares < 0 ? 0 : squares / size; /* rounding; NaN stays NaN */
 }
 
+/* Values before the first one that is aligned to a full register. */
+static inline int64_t unaligned_values(const float *out) {
+  return (-(uintptr_t)out / sizeof(float)) % LANES;
+}
+
+/* Rows are written in full registers: an unaligned one, aligned ones (a store
+ * across two cache lines costs twice), and one that ends with the row. They
+ * may overlap, and then write the same values again. */
+#define WRITE_ROW(n, out, AT)                                  \
+  do {                                                         \
+    int64_t i = 0;                                             \
+    if ((n) >= LANES) {                                        \
+      *(unaligned *)(out) = AT(load, 0);                       \
+      for (i = unaligned_values(out); i + LANES <= (n); i += LANES) \
+        *(unaligned *)((out) + i) = AT(load, i);               \
+      if (i < (n)) {                                           \
+        i = (n)-LANES;                                         \
+        *(unaligned *)((out) + i) = AT(load, i);               \
+      }                                                        \
+    } else                                                     \
+      for (; i < (n); i++) (out)[i] = AT(*, i);                \
+  } while (0)
+
 /* out = a * (b - centre) + c. */
 static inline void row_affine(const float *b, int64_t n, float centre, float a,
                               float c, float *out) {
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    *(unaligned *)(out + i) = a * (load(b + i) - centre) + c;
-  if (i < n && i)
-    *(unaligned *)(out + n - LANES) = a * (load(b + n - LANES) - centre) + c;
-  else
-    for (; i < n; i++) out[i] = a * (b[i] - centre) + c;
+#define AFFINE(get, i) (a * (get(b + (i)) - centre) + c)
+  WRITE_ROW(n, out, AFFINE);
 }
 
 /* out = s * g + (a * (b - centre) + c). */
 static inline void row_combination(const float *g, const float *b, int64_t n,
                                    float s, float centre, float a, float c,
                                    float *out) {
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    *(unaligned *)(out + i) = s * load(g + i) + (a * (load(b + i) - centre) + c);
-  if (i < n && i) {
-    i = n - LANES;
-    *(unaligned *)(out + i) = s * load(g + i) + (a * (load(b + i) - centre) + c);
-  } else
-    for (; i < n; i++) out[i] = s * g[i] + (a * (b[i] - centre) + c);
+#define COMBINATION(get, i) \
+  (s * get(g + (i)) + (a * (get(b + (i)) - centre) + c))
+  WRITE_ROW(n, out, COMBINATION);
 }
 
 /* Sums of g and of g * (b - centre) over a row. */
