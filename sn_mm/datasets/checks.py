@@ -8,6 +8,7 @@ of a data loader's worker.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import os.path as osp
@@ -172,7 +173,7 @@ def _unlisted(ann_file: str, images: str) -> str | None:
         if content[-64:].strip()[-1:] not in (b'}', b']'):
             return f'{ann_file} is truncated: fetch it again'
         listed = {
-            m.group(1).decode('unicode_escape')
+            json.loads(b'"%s"' % m.group(1))
             for m in _FILE_NAME.finditer(content)
         }
     if not listed:
