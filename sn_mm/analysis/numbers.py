@@ -182,6 +182,10 @@ def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
         if number:
             before = choices[number - 1]
             entry['changed'] = [a != b for a, b in zip(before, now)]
+            for kind in KINDS:
+                entry[f'changed_{kind}'] = [
+                    a[kind] != b[kind] for a, b in zip(before, now)
+                ]
         made.append(entry)
     return dict(
         layers=[dict(i.to_json(), label=i.short) for i in snapshots[0].layers],

@@ -68,20 +68,25 @@ def read_sources(
 def with_fields(source: Source, layers: Sequence[LayerInfo]) -> Source:
     """The source with what a model tells about its layers.
 
+    A history that knows its receptive fields is given back as it is.
+
     Raises:
         ValueError: if the model has other SN layers.
     """
     known = {layer.name: layer for layer in layers}
     made = []
     for snapshot in source.snapshots:
-        missing = [r.name for r in snapshot.ratios if r.name not in known]
-        if missing:
+        if any(x.receptive_field is not None for x in snapshot.layers):
+            return source
+        names = [layer.name for layer in snapshot.layers]
+        others = sorted(set(names) ^ set(known))
+        if others:
             raise ValueError(
-                f'{snapshot.title} has the SN layer {missing[0]}, which the '
-                "model of the config lacks: name the config of the source's "
-                'own training'
+                f'{snapshot.title} and the model of the config do not have '
+                f'the same SN layers ({others[0]} is in one of them): name '
+                "the config of the source's own training"
             )
-        infos = [known[r.name] for r in snapshot.ratios]
+        infos = [known[name] for name in names]
         made.append(replace(snapshot, layers=infos))
     return Source(source.title, made)
 

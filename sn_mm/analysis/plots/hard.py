@@ -16,7 +16,7 @@ _INCHES_A_LAYER = 0.2
 def draw_hard(numbers: dict) -> Figure:
     """Two rows of cells, mean and var, for every snapshot.
 
-    A black frame is a layer that changed since the snapshot above.
+    A black frame is a choice that changed since the snapshot above.
 
     Args:
         numbers: of :func:`sn_mm.analysis.numbers.hard_numbers`.
@@ -46,12 +46,12 @@ def draw_hard(numbers: dict) -> Figure:
         axis.set_xticks([])
     _stages(axes[0, 0], layers)
     bottom = axes[-1, 0]
-    style.mark_kinds(bottom, layers, -0.28)
+    style.mark_kinds(bottom, layers, -0.17)
     bottom.set_xticks(range(len(layers)))
     bottom.set_xticklabels(
         [x['label'] for x in layers], rotation=90, fontsize=8
     )
-    bottom.tick_params(axis='x', length=0, pad=9)
+    bottom.tick_params(axis='x', length=0, pad=12)
     figure.legend(
         handles=[
             *style.statistic_handles(numbers['statistics']),
@@ -77,7 +77,6 @@ def draw_hard(numbers: dict) -> Figure:
 
 
 def _cells(axis, snapshot: dict, colours: dict) -> None:
-    changed = snapshot.get('changed') or [False] * len(snapshot['mean'])
     for row, kind in enumerate(('var', 'mean')):
         for place, names in enumerate(snapshot[kind]):
             share = 0.9 / len(names)
@@ -96,19 +95,23 @@ def _cells(axis, snapshot: dict, colours: dict) -> None:
                     fontsize=8,
                     color=style.TEXT_ON.get(names[0], 'black'),
                 )
-    for place, moved in enumerate(changed):
-        if moved:
-            axis.add_patch(
-                Rectangle(
-                    (place - 0.45, 0.05),
-                    0.9,
-                    1.9,
-                    fill=False,
-                    edgecolor='black',
-                    linewidth=2,
-                    zorder=3,
+            if _is_new(snapshot, kind, place):
+                axis.add_patch(
+                    Rectangle(
+                        (place - 0.43, row + 0.07),
+                        0.86,
+                        0.86,
+                        fill=False,
+                        edgecolor='black',
+                        linewidth=2,
+                        zorder=3,
+                    )
                 )
-            )
+
+
+def _is_new(snapshot: dict, kind: str, place: int) -> bool:
+    """Whether a cell is not what it was in the snapshot above."""
+    return 'changed' in snapshot and snapshot[f'changed_{kind}'][place]
 
 
 def _frame(axis, layers: list[dict]) -> None:
@@ -123,7 +126,7 @@ def _frame(axis, layers: list[dict]) -> None:
 
 def _stages(axis, layers: list[dict]) -> None:
     for number, (stage, first, last) in enumerate(style.stage_spans(layers)):
-        tight = last - first + 1 < 0.62 * len(stage)
+        tight = last - first + 1 < 0.4 * len(stage)
         axis.text(
             (first + last) / 2,
             2.04 if not tight or number % 2 == 0 else 2.24,

@@ -100,7 +100,7 @@ def _label_layers(axis, layers: list[dict] | None) -> None:
 def _stages(axis, layers: list[dict]) -> None:
     """Names of the stages above their bars, two lines where it is tight."""
     for number, (stage, first, last) in enumerate(style.stage_spans(layers)):
-        tight = last - first + 1 < 0.62 * len(stage)
+        tight = last - first + 1 < 0.4 * len(stage)
         axis.text(
             (first + last) / 2,
             1.03 if not tight or number % 2 == 0 else 1.12,

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from . import style
 
-_COLUMNS = ('means', 'variances', 'divergence of means and variances')
+_COLUMNS = ('means', 'variances', 'divergence')
 _LINES = {'in': '-', 'ln': '--', 'bn': '-.', 'gn': ':'}
 
 
@@ -42,12 +42,9 @@ def draw_time(numbers: list[dict]) -> Figure:
             _row(block[row], source, groups.get(title), top)
             count = len(groups[title]['layers']) if title in groups else 0
             block[row, 0].set_ylabel(f'{title}\n{count} layers', fontsize=9)
+        name = f'{source["title"]}: ' if len(numbers) > 1 else ''
         for axis, column in zip(block[0], _COLUMNS):
-            axis.set_title(column, fontsize=10)
-        if len(numbers) > 1:
-            block[0, 0].set_title(
-                f'{source["title"]}: means', fontsize=10, loc='left'
-            )
+            axis.set_title(f'{name}{column}', fontsize=10)
         for axis in block[-1]:
             axis.set_xlabel('iteration', fontsize=9)
     statistics = list(
@@ -101,11 +98,11 @@ def _row(axes, source: dict, group: dict | None, top: float) -> None:
 
 
 def _largest_divergence(source: dict) -> float:
-    """A common end of the axes; the largest outliers may leave them."""
+    """A common end of the axes."""
     values = [
         v
         for group in source['groups']
         for layer in group['layers']
         for v in layer['divergence']
     ]
-    return max(1.05 * float(np.quantile(values, 0.995)), 0.05)
+    return max(1.05 * max(values), 0.05)
