@@ -1,0 +1,4 @@
+# GN, (8, 32), 101 layers: not in the paper.
+_base_ = ['_base_/resnet101_8xb32_in1k.py', '_base_/gn.py']
+
+model = dict(backbone=dict(norm_cfg=_base_.norm_cfg))
