@@ -1,8 +1,15 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+import os
+
 import pytest
+import torch
 
 from sn_mm.demo.options import DemoOptions
 from sn_mm.demo.writer import make_demo_data
+
+if not torch.cuda.is_available():
+    # read when triton is imported, whoever does that first
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
 @pytest.fixture(scope='session')

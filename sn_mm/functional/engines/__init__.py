@@ -8,8 +8,8 @@ moments (or None, if they are not worth keeping) and the mixing's state.
 ``backward(dy, x, moments, state, weight, bias, eps, mixing, params)`` returns
 the gradients of x, of weight, of bias, and a list of the params'.
 
-``plain`` takes any mixing on any device, ``native`` Switchable Normalization
-on a CPU.
+``plain`` takes any mixing on any device; ``native`` and ``gpu`` Switchable
+Normalization on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from types import ModuleType
 from torch import Tensor
 
 from ..mixing import Mixing
-from . import native, plain
+from . import gpu, native, plain
 
 __all__ = ['engine_for']
 
 
 def engine_for(x: Tensor, mixing: Mixing) -> ModuleType:
     """The fastest engine for this input (N, C, *spatial)."""
-    return native if native.takes(x, mixing) else plain
+    for engine in (gpu, native):
+        if engine.takes(x, mixing):
+            return engine
+    return plain
