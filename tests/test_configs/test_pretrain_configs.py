@@ -3,7 +3,10 @@
 
 import importlib
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -279,6 +282,66 @@ def test_syncsn_takes_the_weights_of_sn(pretrained):
     )
     model = faster_rcnn(dict(type='SyncSN'), init_cfg=init_cfg)
     assert_started(model, file, 'sn')
+
+
+STARTED = {
+    'faster_rcnn/faster-rcnn_r50_fpn_sn-all_1x_coco.py': '',
+    'pspnet/pspnet_r50-d8_syncsn-8x2_8xb2-100k_ade20k-450x450.py': '',
+    'faster_rcnn/faster-rcnn_r50_c4_sn-all_4xb3-120k_coco.py': 'layer4.',
+}
+
+
+@needs_mmpretrain
+def test_configs_start_from_a_checkpoint_as_it_is(tmp_path, monkeypatch):
+    cfg = Config.fromfile(FOLDER / 'resnet50_sn_8xb2_in1k.py')
+    with DefaultScope.overwrite_default_scope(register_toolbox(cfg)):
+        classifier = MODELS.build(cfg.model)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.uniform_(-1, 1)
+    file = tmp_path / 'resnet50_sn_8xb2_in1k.pth'
+    state = classifier.state_dict()
+    torch.save(dict(meta={}, state_dict=state), file)
+    monkeypatch.setenv('SN_MM_CHECKPOINTS', str(tmp_path))
+    for name, elsewhere in STARTED.items():
+        cfg = Config.fromfile(ROOT / 'configs' / name)
+        with DefaultScope.overwrite_default_scope(register_toolbox(cfg)):
+            model = MODELS.build(cfg.model)
+            model.init_weights()
+        own = model.state_dict()
+        for key, value in state.items():
+            if key.startswith('head.'):
+                continue
+            if elsewhere and elsewhere in key:  # conv5 is C4's RoI head
+                key = key.replace('backbone.', 'roi_head.shared_head.')
+            assert torch.equal(own[key], value), (name, key)
+        unset = {
+            key
+            for key in own
+            if key.startswith('backbone.') and key not in state
+        }
+        assert not unset
+
+
+@needs_mmpretrain
+def test_trains_under_the_own_tool_of_mmpretrain(imagenet, tmp_path):
+    import mmpretrain
+
+    cfg = tiny(FOLDER / 'resnet50_sn_8xb4_in1k.py', imagenet, tmp_path)
+    cfg.dump(tmp_path / 'own.py')
+    tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
+    done = subprocess.run(
+        [sys.executable, str(tool), str(tmp_path / 'own.py')],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert 'batch average: statistics of 20 layers from 2 batches' in (
+        done.stdout
+    )
+    assert 'accuracy/top1' in done.stdout
 
 
 @needs_mmpretrain
