@@ -31,6 +31,8 @@ class Entry:
         start: checkpoint that the backbone starts from, or 'scratch'.
         batch: (GPUs, images per GPU), if the config says.
         length: (number, 'iterations' or 'epochs'), if it trains.
+        missing: why nothing but its name is known: a toolbox that it
+            inherits from is not installed. None as a rule.
     """
 
     config: str
@@ -38,6 +40,7 @@ class Entry:
     start: str
     batch: tuple[int, int] | None
     length: tuple[int, str] | None
+    missing: str | None = None
 
     @property
     def name(self) -> str:
@@ -61,8 +64,7 @@ def read_entries(
         folders: only these; all by default.
 
     Raises:
-        CatalogError: a config cannot be read, as when it inherits from a
-            toolbox that is not installed.
+        CatalogError: a config cannot be read.
     """
     paths = [
         path
@@ -78,10 +80,12 @@ def _entry(path: Path, configs: Path, paper: Paper) -> Entry:
     name = path.relative_to(configs).with_suffix('').as_posix()
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
+    except ModuleNotFoundError as error:
+        rows = paper.rows_of(name)
+        return Entry(name, rows, '', None, None, missing=str(error))
     except Exception as error:  # a config may raise whatever Python can
         raise CatalogError(
-            f'{path} cannot be read: {error}; install the toolbox that it '
-            'inherits from, or leave its folder out'
+            f'{path} cannot be read: {error}; correct it'
         ) from error
     start = 'the released file' if _is_released(name) else _start(cfg)
     return Entry(

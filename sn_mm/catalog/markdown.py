@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .entries import Entry
+from .paper import Row
 
 _HEADER = (
     '| config | paper | result | starts from | GPUs x images | length |',
@@ -34,14 +35,21 @@ def _line(entry: Entry, link: str) -> str:
         name,
         '<br>'.join(f'{row.table}: {row.label}' for row in entry.rows),
         '<br>'.join(result_of(row) for row in entry.rows),
-        entry.start if entry.start == 'scratch' else f'`{entry.start}`',
+        _start_text(entry),
         '{} x {}'.format(*entry.batch) if entry.batch else '',
         length_text(entry),
     )
     return f'| {" | ".join(cells)} |'
 
 
-def result_of(row) -> str:
+def _start_text(entry: Entry) -> str:
+    if entry.missing:
+        return f'({entry.missing})'
+    plain = not entry.start.endswith('.pth') and '://' not in entry.start
+    return entry.start if plain else f'`{entry.start}`'
+
+
+def result_of(row: Row) -> str:
     """The first metric of every task, and multi-scale mIoU."""
     parts = []
     for result in row.results:

@@ -13,12 +13,6 @@ from .markdown import BEGIN, END, replaced, table
 from .metafile import metafile
 from .paper import Paper
 
-_TITLES = {
-    'demo': 'Demo models',
-    'pretrain': 'ImageNet pretraining',
-    'released': 'Released models',
-}
-
 
 def made_files(
     root: Path, paper: Paper, entries: Sequence[Entry]
@@ -31,25 +25,29 @@ def made_files(
         entries: of every config.
 
     Raises:
-        CatalogError: a README, or its place for the table, is missing.
+        CatalogError: a README, or its place for the table, is missing; a
+            config could not be read.
     """
+    missing = [e for e in entries if e.missing]
+    if missing:
+        raise CatalogError(
+            f'{missing[0].config} and {len(missing) - 1} more cannot be read '
+            f'here: {missing[0].missing}'
+        )
     files = {}
     for family in paper.families:
         own = [e for e in entries if e.folder == family.folder]
         folder = root / 'configs' / family.folder
         files[folder / 'metafile.yml'] = metafile(family, own)
         files[folder / 'README.md'] = _filled(folder / 'README.md', table(own))
-    titles = {f.folder: f.name for f in paper.families}
-    titles.update(_TITLES)
-    parts = []
-    for folder in dict.fromkeys([*titles, *(e.folder for e in entries)]):
-        own = [e for e in entries if e.folder == folder]
-        if own:
-            title = titles.get(folder, folder)
-            readme = root / 'configs' / folder / 'README.md'
-            link = f'[{title}](../configs/{folder})'
-            heading = f'## {link if readme.exists() else title}'
-            parts.append(f'{heading}\n\n{table(own, "../configs")}')
+    found = (root / 'configs').glob('*/metafile.yml')
+    metafiles = sorted({*found, *(p for p in files if p.suffix == '.yml')})
+    files[root / 'model-index.yml'] = _index(root, metafiles)
+    folders = [f.folder for f in paper.families]
+    parts = [
+        _section(root, folder, [e for e in entries if e.folder == folder])
+        for folder in dict.fromkeys([*folders, *(e.folder for e in entries)])
+    ]
     path = root / 'docs' / 'configs.md'
     files[path] = _filled(path, '\n\n'.join(parts))
     return files
@@ -76,6 +74,22 @@ def write_catalog(
         os.replace(scratch, path)
         changed.append(path)
     return changed
+
+
+def _section(root: Path, folder: str, entries: Sequence[Entry]) -> str:
+    """A folder's part of docs/configs.md."""
+    readme = root / 'configs' / folder / 'README.md'
+    heading = folder
+    if readme.is_file():
+        first = readme.read_text(encoding='utf-8').partition('\n')[0]
+        heading = f'[{first.lstrip("# ")}](../configs/{folder})'
+    return f'## {heading}\n\n{table(entries, "../configs")}'
+
+
+def _index(root: Path, metafiles: Sequence[Path]) -> str:
+    """model-index.yml, by which mim finds the metafiles."""
+    lines = [f'- {path.relative_to(root).as_posix()}' for path in metafiles]
+    return '\n'.join(['Import:', *lines, ''])
 
 
 def _filled(path: Path, block: str) -> str:

@@ -126,23 +126,33 @@ def test_starts_from_pretraining_as_it_is(name, pretrained, monkeypatch):
         assert value.equal(state[f'backbone.{key}']), key
 
 
-def test_starts_from_a_released_file(tmp_path, monkeypatch):
-    """The three settings that configs/faster_rcnn/README.md gives."""
+@pytest.mark.parametrize(
+    'name, parts',
+    [
+        ('faster-rcnn_r50_fpn_sn-all_1x_coco', ('backbone',)),
+        (
+            'faster-rcnn_r50_c4_sn-all_4xb3-120k_coco',
+            ('backbone', 'roi_head.shared_head'),
+        ),
+    ],
+)
+def test_starts_from_a_released_file(name, parts, tmp_path):
+    """By the settings that configs/faster_rcnn/README.md gives."""
     layout = 'imagenet_resnetv1sn50'
     network = networks.original(layout)
     file = networks.save(network, layout, tmp_path / 'file.pth')
-    cfg = shrunk.load(
-        shrunk.CONFIGS / 'faster_rcnn/faster-rcnn_r50_fpn_sn-all_1x_coco.py'
-    )
-    cfg.merge_from_dict(
-        {
-            'model.backbone.init_cfg.checkpoint': f'sn://{file}',
-            'model.backbone.init_cfg.prefix': None,
-            'model.backbone.norm_cfg.unbiased': True,
-        }
-    )
-    backbone = initialized(cfg).backbone
-    own, public = backbone.state_dict(), network.state_dict()
+    cfg = shrunk.load(shrunk.CONFIGS / f'faster_rcnn/{name}.py')
+    for part in parts:
+        cfg.merge_from_dict(
+            {
+                f'model.{part}.init_cfg.checkpoint': f'sn://{file}',
+                f'model.{part}.init_cfg.prefix': None,
+                f'model.{part}.norm_cfg.unbiased': True,
+            }
+        )
+    model, public, own = initialized(cfg), network.state_dict(), {}
+    for part in parts:
+        own.update(model.get_submodule(part).state_dict())
     convs = [key for key in own if 'conv' in key]
     assert len(convs) == 49
     assert all(own[key].equal(public[key]) for key in convs)
