@@ -56,7 +56,7 @@ class FoldReport:
         elements = sum(layer.elements for layer in self.layers)
         text += (
             f'; {numbers} numbers of parameters and buffers less, '
-            f'{elements / 1e6:.1f} M of map elements per example image no '
+            f'{elements:,} map elements of the example image no '
             'longer normalized'
         )
         return f'{text}; {self.note}' if self.note else text
