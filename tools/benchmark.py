@@ -4,6 +4,7 @@
     python tools/benchmark.py layers
     python tools/benchmark.py layers --device cuda --dtype float16
     python tools/benchmark.py detector --norms SN GN BN
+    python tools/benchmark.py inference --images 1 --threads 2
     python tools/benchmark.py growth --plot docs/images/growth.png
 
 Run it on a quiet machine. All norms are measured in turns, in one run.
@@ -14,7 +15,7 @@ import sys
 
 import torch
 
-from sn_mm.benchmark import layers, report, steps
+from sn_mm.benchmark import inference, layers, report, steps
 
 
 def parse_args():
@@ -24,8 +25,9 @@ def parse_args():
     )
     parser.add_argument(
         'what',
-        choices=['layers', 'growth', 'detector', 'segmentor'],
-        help='single layers, layers on growing inputs, or whole steps',
+        choices=['layers', 'growth', 'detector', 'segmentor', 'inference'],
+        help='single layers, layers on growing inputs, whole steps, or a '
+        'detector with hard and folded SN in evaluation',
     )
     parser.add_argument(
         '--norms',
@@ -89,15 +91,28 @@ def run_steps(args) -> list[dict]:
     return rows
 
 
+def run_inference(args) -> list[dict]:
+    rows = inference.benchmark_inference(
+        size=args.size,
+        images=args.images,
+        device=args.device,
+        repeats=args.repeats,
+    )
+    print(report.step_table(rows, bases=('BN frozen', 'SN')))
+    return rows
+
+
 def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     for name, value in report.machine().items():
         print(f'{name}: {value}')
-    whole = args.what in ('detector', 'segmentor')
+    runs = dict(
+        detector=run_steps, segmentor=run_steps, inference=run_inference
+    )
     try:
-        rows = run_steps(args) if whole else run_layers(args)
+        rows = runs.get(args.what, run_layers)(args)
     except (ValueError, RuntimeError) as error:
         sys.exit(f'benchmark: {error}')
     if args.json:

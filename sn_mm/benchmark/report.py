@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -55,10 +56,10 @@ def layer_table(rows: list[dict]) -> str:
     return '\n'.join(lines)
 
 
-def step_table(rows: list[dict]) -> str:
-    """Milliseconds of whole training steps and ratios."""
+def step_table(rows: list[dict], bases: Sequence[str] = ('BN', 'GN')) -> str:
+    """Milliseconds of whole training steps, and ratios to some of them."""
     times = {r['norm']: r['ms'] for r in rows}
-    bases = [b for b in ('BN', 'GN') if b in times]
+    bases = [b for b in bases if b in times]
     lines = [
         _row(['norm', 'layers', 'ms', *(f'over {b}' for b in bases)]),
         _row(['---', '---:', '---:', *['---:'] * len(bases)]),
