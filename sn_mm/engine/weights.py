@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterable
 
 from mmengine.logging import print_log
@@ -15,6 +16,8 @@ from sn_mm.checkpoints.errors import listed
 
 from .errors import LaunchError
 
+# what torch raises of files that are no checkpoints, or cut off
+_UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
 # absent in files of the authors' code, and in those of old versions
 _OPTIONAL = 'num_batches_tracked'
 
@@ -30,13 +33,22 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
         What the checkpoint holds; at least 'state_dict'.
 
     Raises:
-        LaunchError: if the checkpoint lacks weights of the model.
+        LaunchError: if the checkpoint cannot be read, or lacks weights of
+            the model.
     """
     model = _unwrapped(model)
-    content = mmengine_checkpoint._load_checkpoint(checkpoint, 'cpu')
+    try:
+        content = mmengine_checkpoint._load_checkpoint(checkpoint, 'cpu')
+    except _UNREADABLE as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LaunchError(f'{checkpoint} cannot be read: {why}') from error
     if getattr(content, 'fill', None) is not None:
         content.fill(model)  # checks, and raises a CheckpointError
         return dict(state_dict=model.state_dict(), meta={})
+    if not isinstance(content, dict):
+        raise LaunchError(
+            f'{checkpoint} holds a {type(content).__name__}, no weights'
+        )
     if 'state_dict' not in content:
         content = dict(state_dict=content, meta={})
     try:

@@ -76,7 +76,8 @@ def _attributes(module: nn.Module) -> list[tuple[str, Any, Any]]:
 
 def _restore(module: nn.Module, kept: list[tuple[str, Any, Any]]) -> None:
     own = vars(module)
-    own.clear()
+    for name in set(own) - {name for name, *_ in kept}:
+        del own[name]
     for name, value, content in kept:
         if content is not None:
             _refill(value, content)

@@ -121,6 +121,12 @@ def test_what_the_user_may_get_wrong(case, tmp_path):
     torch.save(small, tmp_path / 'small.pth')
     message = error_of(path, tmp_path / 'small.pth', out, *work)
     assert 'does not fit' in message and 'size mismatch' in message
+    (tmp_path / 'cut.pth').write_bytes(file.read_bytes()[:5000])
+    message = error_of(path, tmp_path / 'cut.pth', out, *work)
+    assert 'cut.pth cannot be read' in message
+    torch.save([1, 2], tmp_path / 'list.pth')
+    message = error_of(path, tmp_path / 'list.pth', out, *work)
+    assert 'holds a list' in message
     assert not out.exists()
 
 
