@@ -152,6 +152,8 @@ def _incomplete(
         return None
     ann_file = dataset.get('ann_file')
     if layout.label_suffix:
+        if _is_path(ann_file):
+            return None  # a list of some pictures, maybe the labelled ones
         labels = folders.get('seg_map_path')
         return _unpaired(dataset, images, labels, layout, root)
     if _is_path(ann_file):

@@ -146,6 +146,15 @@ def test_one_of_two_label_maps_is_missing(folder):
     assert 'lacks 1 of the 2 label maps' in text and 'ADE_2.png' in text
 
 
+def test_label_maps_of_a_list_alone(folder):
+    images = folder / ROOTS['ade20k'] / 'images/training'
+    shutil.copy(images / 'ADE_1.jpg', images / 'ADE_2.jpg')
+    (folder / ROOTS['ade20k'] / 'some.txt').write_text('ADE_1')
+    cfg = toolbox_config('ade20k')
+    cfg.train_dataloader.dataset.ann_file = 'some.txt'
+    check_dataloaders(cfg, LOADERS)
+
+
 @pytest.mark.parametrize(
     ('content', 'what'),
     [
