@@ -105,18 +105,15 @@ def _listing(folders: list, number: str | None) -> str:
             raise CatalogError(
                 f'no Table {number} here; there are {", ".join(known)}'
             )
-        folders = sorted(
-            {
-                config.partition('/')[0]
-                for row in paper.rows
-                if row.table == number
-                for config in row.configs
-            }
+
+    def wanted(config: str) -> bool:
+        tables = {row.table for row in paper.rows_of(config)}
+        folder = config.partition('/')[0]
+        return (not folders or folder in folders) and (
+            number is None or number in tables
         )
-    entries = read_entries(configs, paper, tuple(folders))
-    if number is not None:
-        entries = [e for e in entries if number in {r.table for r in e.rows}]
-    return table(entries)
+
+    return table(read_entries(configs, paper, wanted))
 
 
 def _options(schedule: Schedule) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..checkpoints.locate import FOLDER_VARIABLE
 from .errors import CatalogError
 from .paper import Paper, Row
 from .schedule import batch_of, length_of
+from .toolbox_metafiles import read_once
 
 # Folders whose configs are no experiments of their own, and fragments.
 _NO_CONFIGS = ('_base_', '__pycache__')
@@ -54,14 +55,17 @@ class Entry:
 
 
 def read_entries(
-    configs: Path, paper: Paper, folders: tuple[str, ...] = ()
+    configs: Path,
+    paper: Paper,
+    wanted: Callable[[str], bool] = lambda config: True,
 ) -> tuple[Entry, ...]:
     """Every config, in the order of folders and names.
 
     Args:
         configs: the folder of all configs.
         paper: its rows.
-        folders: only these; all by default.
+        wanted: whether to read the config of that path under configs/,
+            without the ending; all by default.
 
     Raises:
         CatalogError: a config cannot be read.
@@ -70,14 +74,19 @@ def read_entries(
         path
         for path in sorted(configs.glob('*/**/*.py'))
         if not set(_NO_CONFIGS) & set(path.relative_to(configs).parts)
-        and (not folders or path.relative_to(configs).parts[0] in folders)
+        and wanted(_name(path, configs))
     ]
+    read_once()
     with _default_folder():
         return tuple(_entry(path, configs, paper) for path in paths)
 
 
+def _name(path: Path, configs: Path) -> str:
+    return path.relative_to(configs).with_suffix('').as_posix()
+
+
 def _entry(path: Path, configs: Path, paper: Paper) -> Entry:
-    name = path.relative_to(configs).with_suffix('').as_posix()
+    name = _name(path, configs)
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
     except ModuleNotFoundError as error:

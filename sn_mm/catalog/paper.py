@@ -48,7 +48,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """'BN† / SN', 'SN / SN, scratch', 'SyncSN (8,32)'."""
+        """'BN† / SN', 'SN / SN, scratch', 'SyncSN (8, 32)'."""
         norms = [
             str(self.setting[key])
             for key in ('backbone', 'head', 'norm')

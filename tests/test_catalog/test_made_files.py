@@ -1,28 +1,29 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Metafiles, READMEs and docs/configs.md say what the configs say."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sn_mm.catalog import CatalogError, read_entries, read_paper, writer
+from sn_mm.catalog import CatalogError, writer
 from sn_mm.catalog.markdown import BEGIN, END, replaced, table
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / 'configs'
+from . import families
+from .families import CONFIGS, ROOT
+
 STALE = 'stale: run `python tools/list_configs.py --write`'
 
 
 @pytest.fixture(scope='module')
 def paper():
-    return read_paper(CONFIGS)
+    return families.paper()
 
 
 @pytest.fixture(scope='module')
-def entries(paper):
-    folders = tuple(family.folder for family in paper.families)
-    return read_entries(CONFIGS, paper, folders)
+def entries():
+    return families.entries()
 
 
 @pytest.fixture(scope='module')
@@ -71,14 +72,14 @@ def test_metafiles_name_what_exists(paper, entries):
     assert set(names) == {entry.name for entry in entries}
 
 
-def test_names_are_unique():
+def test_names_are_unique(entries):
     """A run's folder, and what mim looks for, is the file's name."""
-    names = [
+    names = Counter(
         path.stem
         for path in CONFIGS.glob('*/**/*.py')
         if '_base_' not in path.parts
-    ]
-    assert len(set(names)) == len(names)
+    )
+    assert {names[entry.name] for entry in entries} == {1}
 
 
 def test_mim_reads_the_metafiles(entries):

@@ -42,7 +42,7 @@ def test_norms_that_a_table_compares(paper):
     scratch = {f'{n} / {n}, scratch' for n in ('BN', 'GN', 'SN')}
     finetuned = {f'{n} / {n}' for n in ('BN†', 'BN', 'GN', 'SN')}
     assert found['IV'] == scratch | finetuned
-    batches = ('(8,2)', '(8,4)', '(8,32)')
+    batches = ('(8, 2)', '(8, 4)', '(8, 32)')
     sn = {f'{n} {b}' for n in ('SN', 'SyncSN') for b in batches}
     assert found['VII'] == found['VIII'] == {'SyncBN', 'GN'} | sn
 
@@ -55,9 +55,9 @@ def test_norms_that_a_table_compares(paper):
         ('IV', 'SN / SN, scratch', 'COCO', {'box AP': 29.5}),
         ('V', 'BN† / SN', 'COCO', {'box AP': 38.0}),
         ('VI', 'SN / SN', 'COCO', {'box AP': 41.0, 'mask AP': 36.5}),
-        ('VII', 'SN (8,2)', 'ADE20K', {'mIoU': 38.7, 'mIoU(ms)': 39.2}),
-        ('VII', 'SyncSN (8,32)', 'ADE20K', {'mIoU': 40.0, 'mIoU(ms)': 40.4}),
-        ('VIII', 'SN (8,4)', 'Cityscapes', {'mIoU': 77.1, 'mIoU(ms)': 77.9}),
+        ('VII', 'SN (8, 2)', 'ADE20K', {'mIoU': 38.7, 'mIoU(ms)': 39.2}),
+        ('VII', 'SyncSN (8, 32)', 'ADE20K', {'mIoU': 40.0, 'mIoU(ms)': 40.4}),
+        ('VIII', 'SN (8, 4)', 'Cityscapes', {'mIoU': 77.1, 'mIoU(ms)': 77.9}),
     ],
 )
 def test_numbers(paper, table, label, dataset, metrics):

@@ -8,18 +8,17 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import get_external_models
 
-from sn_mm.catalog import read_entries, read_paper
+from tests.test_catalog import families
 from tests.test_checkpoints import networks
 
 from . import shrunk
 
-PAPER = read_paper(shrunk.CONFIGS)
 OWN = re.compile(r'checkpoints/(resnet(?:50|101)_[\w-]+)_in1k\.pth')
 
 
 @pytest.fixture(scope='module')
 def entries():
-    return read_entries(shrunk.CONFIGS, PAPER, shrunk.FAMILIES)
+    return families.entries()
 
 
 def test_every_start_is_known(entries):
@@ -31,8 +30,12 @@ def test_every_start_is_known(entries):
             assert name in external, entry.config
         elif scheme == 'torchvision':
             assert name in ('resnet50', 'resnet101'), entry.config
-        elif scheme != 'https':
-            assert OWN.fullmatch(start) or start == 'scratch', entry.config
+        elif start.startswith('checkpoints/'):
+            # what the pretraining config of that name leaves
+            name = f'{OWN.fullmatch(start)[1]}_in1k.py'
+            assert (shrunk.CONFIGS / 'pretrain' / name).is_file(), name
+        else:
+            assert scheme == 'https' or start == 'scratch', entry.config
 
 
 def test_starts_are_those_of_the_names(entries):

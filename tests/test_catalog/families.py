@@ -1,0 +1,35 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""The paper's rows and the families' configs, read once for all tests."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from sn_mm.catalog import (
+    Entry,
+    Paper,
+    read_entries,
+    read_paper,
+    toolbox_metafiles,
+)
+
+toolbox_metafiles.read_once()
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs'
+
+
+@functools.cache
+def paper() -> Paper:
+    """What configs/paper.yml says."""
+    return read_paper(CONFIGS)
+
+
+@functools.cache
+def entries() -> tuple[Entry, ...]:
+    """Every config of the folders that configs/paper.yml names."""
+    folders = {family.folder for family in paper().families}
+    return read_entries(
+        CONFIGS, paper(), lambda config: config.partition('/')[0] in folders
+    )
