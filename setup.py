@@ -18,7 +18,8 @@ EXTRAS = {
     'pretrain': ['mmcv>=2.0.0', 'mmpretrain>=1.0.0'],
     'demo': ['pycocotools', 'scikit-learn'],
     'plot': ['matplotlib'],
-    'onnx': ['onnx', 'onnxruntime'],
+    'cityscapes': ['cityscapesscripts'],
+    'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
     'tests': ['pytest>=7.0'],
     'dev': ['pre-commit', 'ruff'],
 }

@@ -24,7 +24,21 @@ case ${1:-} in
     ;;
 esac
 
+# Adds what only tests need to an environment of ours; into somebody's own
+# nothing is installed, and tests that lack something are skipped.
+add_test_libraries() {
+  local files="$SN_MM_ROOT/requirements" stamp
+  stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/sn_mm.tests"
+  cmp -s <(cat "$files/tests.txt" "$files/triton.txt") "$stamp" && return
+  echo '  installing libraries of the tests (half a minute)'
+  "$PYTHON" -m pip install -q --no-deps -r "$files/tests.txt"
+  "$PYTHON" -c 'import triton' 2>/dev/null ||
+    "$PYTHON" -m pip install -q --no-deps -r "$files/triton.txt"
+  cat "$files/tests.txt" "$files/triton.txt" >"$stamp"
+}
+
 setup_env
+if [ -z "${SN_MM_ENV:-}" ]; then add_test_libraries; fi
 print_versions
 
 # one thread: the tests' tensors are too small for more to help

@@ -64,15 +64,12 @@ class SwitchMixing(Mixing):
             for r, s, pooled in zip(ratios, self.statistics, self.pools(state))
         ]
         # Adding (2, N, 1) to (2, 1, C) first saves a full-sized operation.
-        terms.sort(key=lambda term: not term[2])
+        # (torch.compile of 2.1 breaks the graph at a sort.)
+        terms = [t for t in terms if t[2]] + [t for t in terms if not t[2]]
         mixed = terms[0][0] * terms[0][1]
         for r, values, _ in terms[1:]:
             mixed = torch.addcmul(mixed, r, values)
         return mixed
-
-    def pooled(self, statistic: Statistic, state: State) -> Tensor:
-        """What :meth:`collect` returned for ``statistic``."""
-        return self.pools(state)[self.statistics.index(statistic)]
 
     def pools(self, state: State) -> list[Tensor | None]:
         """What :meth:`collect` returned, None for what does not pool."""

@@ -172,7 +172,9 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
         )
         tracks = self.track_running_stats and 'bn' in names
         if self.training and tracks and not batch.constant:
-            self._track(x, *mixing.pooled(batch, state).squeeze(1))
+            for name, pooled in zip(names, mixing.pools(state)):
+                if name == 'bn':
+                    self._track(x, *pooled.squeeze(1))
         return y
 
     def ratios(self) -> dict[str, Tensor]:
@@ -250,17 +252,19 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             return Batch()
         return Running(self.running_mean, self.running_var)
 
-    @torch.no_grad()
+    # no_grad is entered inside and not a decorator: torch.compile of 2.1
+    # cannot call a decorated method of a base class.
     def _track(self, x: Tensor, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics, in place, towards the batch's."""
         if not x.numel():
             return
-        self.num_batches_tracked.add_(1)
-        step = self.momentum
-        if step is None:
-            step = 1 / self.num_batches_tracked.to(self.running_mean)
-        self.running_mean.lerp_(mean.to(self.running_mean), step)
-        self.running_var.lerp_(var.to(self.running_var), step)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            step = self.momentum
+            if step is None:
+                step = 1 / self.num_batches_tracked.to(self.running_mean)
+            self.running_mean.lerp_(mean.to(self.running_mean), step)
+            self.running_var.lerp_(var.to(self.running_var), step)
 
     # -- input -----------------------------------------------------------
     def _check_input_dim(self, x: Tensor) -> None:
