@@ -21,3 +21,6 @@ tta_pipeline = [
         ], [dict(type='LoadAnnotations', reduce_zero_label=True)],
                     [dict(type='PackSegInputs')]])
 ]
+
+# says which data are missing, and where they are obtained
+runner_type = 'DataCheckedRunner'

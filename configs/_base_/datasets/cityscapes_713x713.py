@@ -16,3 +16,6 @@ tta_pipeline = [
             for factor in (1.0, 1.25, 1.5, 1.75)
         ], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])
 ]
+
+# says which data are missing, and where they are obtained
+runner_type = 'DataCheckedRunner'
