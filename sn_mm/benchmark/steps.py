@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from mmcv.cnn.bricks.norm import is_norm
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
@@ -91,6 +92,8 @@ def build(model: str, norm_cfg: dict) -> nn.Module:
     torch.manual_seed(0)
     with MODELS.switch_scope_and_registry(config.default_scope) as registry:
         built = registry.build(cfg)
+    # it would log how each parameter was initialized
+    MMLogger.get_current_instance().setLevel('WARNING')
     built.init_weights()
     return built.train()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ def time_together(
 ) -> dict[str, float]:
     """Median milliseconds of every candidate, measured in turns.
 
-    Every round runs every candidate once: a slow moment of the machine hits
-    all of them, and ratios stay comparable.
+    Every round runs every candidate once, in another order: a slow moment of
+    the machine hits all of them, none always inherits the allocator and the
+    caches from the same other one, and ratios stay comparable.
 
     Args:
         candidates: name -> what to run.
@@ -33,9 +35,11 @@ def time_together(
     if repeats < 1:
         raise ValueError(f'repeats must be at least 1, got {repeats}')
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    order, shuffle = list(candidates), random.Random(0).shuffle
     for i in range(warmup + repeats):
-        for name, run in candidates.items():
-            elapsed = _timed(run, device)
+        shuffle(order)
+        for name in order:
+            elapsed = _timed(candidates[name], device)
             if i >= warmup:
                 times[name].append(elapsed)
     return {k: 1e3 * statistics.median(v) for k, v in times.items()}
