@@ -6,9 +6,11 @@ environment whose mmcv fits their PyTorch, and installing sn_mm must not move
 either of them. Pinned sets that are known to work are in requirements/.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -24,6 +26,21 @@ EXTRAS = {
     'dev': ['pre-commit', 'ruff'],
 }
 EXTRAS['all'] = sorted({name for group in EXTRAS.values() for name in group})
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs and tools where mim looks for them: sn_mm/.mim."""
+
+    def run(self):
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return  # they lie beside the package
+        out = Path(self.build_lib) / 'sn_mm' / '.mim'
+        skip = shutil.ignore_patterns('__pycache__')
+        for name in ('configs', 'tools'):
+            shutil.rmtree(out / name, ignore_errors=True)
+            shutil.copytree(ROOT / name, out / name, ignore=skip)
+        shutil.copy2(ROOT / 'model-index.yml', out)
 
 
 def read_version() -> str:
@@ -49,6 +66,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['sn_mm', 'sn_mm.*']),
     package_data={'sn_mm': ['**/*.c', '**/*.h']},
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=['torch>=2.0', 'mmengine>=0.10.0', 'numpy'],
     extras_require=EXTRAS,

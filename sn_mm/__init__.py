@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
+
 from . import datasets, hooks, toolbox  # noqa: F401
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
@@ -9,7 +10,17 @@ from .version import __version__
 SN = SN2d
 
 __all__ = [
-    'SN', 'SN1d', 'SN2d', 'SN3d', 'SSN', 'SyncSN', 'SyncSSN', '__version__',
-    'convert_norm', 'fold', 'harden', 'load_pretrained',
-    'update_batch_average'
+    'SN',
+    'SN1d',
+    'SN2d',
+    'SN3d',
+    'SSN',
+    'SyncSN',
+    'SyncSSN',
+    '__version__',
+    'convert_norm',
+    'fold',
+    'harden',
+    'load_pretrained',
+    'update_batch_average',
 ]

@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from sn_mm.demo.options import DemoOptions
 from sn_mm.demo.writer import make_demo_data
@@ -10,6 +11,14 @@ from sn_mm.demo.writer import make_demo_data
 if not torch.cuda.is_available():
     # read when triton is imported, whoever does that first
     os.environ.setdefault('TRITON_INTERPRET', '1')
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """What a test does to mmengine's default scope ends with it."""
+    DefaultScope._instance_dict.clear()
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

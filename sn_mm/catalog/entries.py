@@ -111,9 +111,10 @@ def _start(cfg: Config) -> str:
     model = cfg.get('model') or {}
     init = (model.get('backbone') or {}).get('init_cfg')
     found = [init] if isinstance(init, dict) else init or []
-    names = [i['checkpoint'] for i in found if i.get('checkpoint')]
-    names += [n for n in (model.get('pretrained'), cfg.get('load_from')) if n]
-    return names[0] if names else 'scratch'
+    # load_from comes after the initialization and overrides it
+    names = [cfg.get('load_from'), *(i.get('checkpoint') for i in found)]
+    names.append(model.get('pretrained'))
+    return next(filter(None, names), 'scratch')
 
 
 @contextmanager

@@ -24,11 +24,13 @@ def test_candidates_take_turns():
     order = []
     times = time_together(
         {'a': lambda: order.append('a'), 'b': lambda: order.append('b')},
-        repeats=2,
+        repeats=9,
         device=torch.device('cpu'),
         warmup=1,
     )
-    assert ''.join(order) == 'ababab' and set(times) == {'a', 'b'}
+    rounds = [''.join(order[i : i + 2]) for i in range(0, 20, 2)]
+    assert len(order) == 20 and set(times) == {'a', 'b'}
+    assert set(rounds) == {'ab', 'ba'}  # each once a round, in either order
     with pytest.raises(ValueError, match='at least 1'):
         time_together({}, 0, torch.device('cpu'))
 

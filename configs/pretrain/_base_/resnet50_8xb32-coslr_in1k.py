@@ -1,5 +1,5 @@
-# 100 epochs of a cosine after a warm-up, as in the public code's model zoo. The
-# zoo does not tell how long its warm-up is: these are the usual 5 epochs.
+# 100 epochs of a cosine after a warm-up, as in the public code's model zoo.
+# The zoo does not tell how long its warm-up is: these are the usual 5 epochs.
 _base_ = 'resnet50_8xb32_in1k.py'
 
 param_scheduler = [
