@@ -87,6 +87,9 @@ def build(model: str, norm_cfg: dict) -> nn.Module:
             conv_out_channels=256,
             norm_cfg=norm_cfg,
         )
+        # else the cost of RoIAlign depends on where the proposals of an
+        # untrained RPN happen to lie, which differs from norm to norm
+        cfg.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio = 2
     register_toolbox(config)
     cfg = ConfigDict(_with_norm(cfg.to_dict(), norm_cfg))
     torch.manual_seed(0)

@@ -14,6 +14,10 @@
 
 #define BLOCK 1024
 
+/* Values between what is worked on and what is fetched from memory. The
+ * hardware's own prefetching stops at every page and waits for the writes. */
+#define AHEAD 2048
+
 /* One wide register, or several narrow ones: a fixed order of summation on
  * every machine, and no slow remainder loops on short rows. */
 #define LANES 16
@@ -55,6 +59,7 @@ static inline void block_squares(const float *b, int64_t n, float centre,
   float r0 = 0, r1 = 0;
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
+    __builtin_prefetch(b + i + AHEAD);
     const lanes d = load(b + i) - centre;
     t0 += d;
     t1 += d * d;
@@ -80,6 +85,8 @@ static inline void block_products(const float *g, const float *b, int64_t n,
   float r0 = 0, r1 = 0;
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
+    __builtin_prefetch(g + i + AHEAD);
+    __builtin_prefetch(b + i + AHEAD);
     const lanes v = load(g + i);
     t0 += v;
     t1 += v * (load(b + i) - centre);
@@ -136,19 +143,21 @@ static inline int64_t unaligned_values(const float *out) {
 /* Rows are written in full registers: an unaligned one, aligned ones (a store
  * across two cache lines costs twice), and one that ends with the row. They
  * may overlap, and then write the same values again. */
-#define WRITE_ROW(n, out, AT)                                  \
-  do {                                                         \
-    int64_t i = 0;                                             \
-    if ((n) >= LANES) {                                        \
-      *(unaligned *)(out) = AT(load, 0);                       \
-      for (i = unaligned_values(out); i + LANES <= (n); i += LANES) \
-        *(unaligned *)((out) + i) = AT(load, i);               \
-      if (i < (n)) {                                           \
-        i = (n)-LANES;                                         \
-        *(unaligned *)((out) + i) = AT(load, i);               \
-      }                                                        \
-    } else                                                     \
-      for (; i < (n); i++) (out)[i] = AT(*, i);                \
+#define WRITE_ROW(n, out, AT)                                           \
+  do {                                                                  \
+    int64_t i = 0;                                                      \
+    if ((n) >= LANES) {                                                 \
+      *(unaligned *)(out) = AT(load, 0);                                \
+      for (i = unaligned_values(out); i + LANES <= (n); i += LANES) {   \
+        __builtin_prefetch((out) + i + AHEAD, 1);                       \
+        *(unaligned *)((out) + i) = AT(load, i);                        \
+      }                                                                 \
+      if (i < (n)) {                                                    \
+        i = (n)-LANES;                                                  \
+        *(unaligned *)((out) + i) = AT(load, i);                        \
+      }                                                                 \
+    } else                                                              \
+      for (; i < (n); i++) (out)[i] = AT(*, i);                         \
   } while (0)
 
 /* out = a * (b - centre) + c. */
@@ -197,6 +206,8 @@ static inline float row_all(const float *g, const float *b, int64_t size,
   float r0 = 0, r1 = 0, r2 = 0, r3 = 0;
   int64_t i = 0;
   for (; i + LANES <= size; i += LANES) {
+    __builtin_prefetch(g + i + AHEAD);
+    __builtin_prefetch(b + i + AHEAD);
     const lanes d = load(b + i) - centre, v = load(g + i);
     t0 += d;
     t1 += d * d;
