@@ -21,6 +21,7 @@ from .. import passes
 from ..mixing import Mixing, State
 from ..statistics import Batch, Group, Instance, Layer, Statistic
 from ..switch import SwitchMixing
+from . import plain
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _CHANNELS = 64  # of which a program sums numbers
@@ -41,6 +42,7 @@ def takes(x: Tensor, mixing: Mixing) -> bool:
         and type(x.detach()) is Tensor
         and _distinct(mixing.statistics)
         and _kernels() is not None
+        and _works(x.device)
     )
 
 
@@ -332,3 +334,44 @@ def _kernels():
     from . import triton_kernels
 
     return triton_kernels
+
+
+@functools.cache
+def _works(device: torch.device) -> bool:
+    """Whether the kernels compile there, and agree with PyTorch's.
+
+    Seen on a small input, once a process: Triton needs a C compiler at run
+    time, and does not know every GPU. A training run should not end there.
+    """
+    try:
+        ours = _small_step(forward, backward, device)
+        theirs = _small_step(plain.forward, plain.backward, device)
+        close = [
+            torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-4)
+            for a, b in zip(ours, theirs)
+        ]
+        problem = None if all(close) else "their results differ from PyTorch's"
+    except Exception as error:  # whatever a compiler raises
+        problem = f'{type(error).__name__}: {error}'
+    if problem is not None:
+        _logger.warning(
+            "SN on %s takes PyTorch's kernels, which is slower, because its "
+            'Triton kernels do not work there: %s',
+            *(device, problem),
+        )
+    return problem is None
+
+
+def _small_step(forward, backward, device: torch.device) -> list[Tensor]:
+    """Output and gradients of one engine."""
+    gen = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(2, 6, 5, 7, generator=gen) for _ in range(2))
+    x, dy = x.to(device), dy.to(device)
+    weight, bias = x.new_tensor([[1.0, 2, 3, 4, 5, 6], [0, 1, 0, 1, 0, 1]])
+    params = tuple(x.new_tensor([[1.0, 0.5, 0.2], [0.3, 1, 0.4]]))
+    mixing = SwitchMixing((Instance(), Layer(), Batch()))
+    y, kept, state = forward(x, weight, bias, 1e-5, mixing, params)
+    d_x, d_weight, d_bias, d_params = backward(
+        *(dy, x, kept, state, weight, bias, 1e-5, mixing, params)
+    )
+    return [y, d_x, d_weight, d_bias, *d_params]

@@ -36,6 +36,26 @@ static inline float total(lanes t) {
   return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define MERGE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t four_bits __attribute__((vector_size(16)));
+#define MERGE(a, b, ...) __builtin_shuffle(a, b, (four_bits){__VA_ARGS__})
+#endif
+
+/* total() of four, in the same order of summation. */
+static inline four totals(const lanes *t) {
+  four q[4];
+  for (int i = 0; i < 4; i++) {
+    union { lanes v; eight half[2]; } whole = {t[i]};
+    union { eight v; four half[2]; } rest = {whole.half[0] + whole.half[1]};
+    q[i] = rest.half[0] + rest.half[1];
+  }
+  const four a = MERGE(q[0], q[1], 0, 4, 1, 5) + MERGE(q[0], q[1], 2, 6, 3, 7);
+  const four b = MERGE(q[2], q[3], 0, 4, 1, 5) + MERGE(q[2], q[3], 2, 6, 3, 7);
+  return MERGE(a, b, 0, 1, 4, 5) + MERGE(a, b, 2, 3, 6, 7);
+}
+
 static inline int64_t shorter(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The last n % LANES values of b[0 .. n), n >= LANES, come as a full load of
@@ -236,6 +256,41 @@ static inline float row_all(const float *g, const float *b, int64_t size,
   *sum = total(t2) + r2;
   *product = total(t3) + r3;
   return centre;
+}
+
+/* Whether rows are so short that what follows the sums costs as much as the
+ * sums: it is the same work for four rows as for one. */
+static inline int by_four(int64_t size) { return size >= LANES && size <= 128; }
+
+/* row_moments of four rows at once. */
+static inline void four_moments(const float *x, int64_t size, double *mean,
+                                double *var) {
+  const int64_t whole = size / LANES * LANES, rest = size - whole;
+  lanes first[4], t0[4], t1[4];
+  for (int r = 0; r < 4; r++) first[r] = load(x + r * size);
+  const four near = totals(first) / LANES;
+  for (int r = 0; r < 4; r++) {
+    const float *b = x + r * size, centre = near[r];
+    t0[r] = t1[r] = (lanes){0};
+    for (int64_t i = 0; i < whole; i += LANES) {
+      __builtin_prefetch(b + i + AHEAD);
+      const lanes d = load(b + i) - centre;
+      t0[r] += d;
+      t1[r] += d * d;
+    }
+    if (rest) {
+      const lanes d = tail(load(b + size - LANES) - centre, rest);
+      t0[r] += d;
+      t1[r] += d * d;
+    }
+  }
+  const four sums = totals(t0), squares = totals(t1);
+  for (int r = 0; r < 4; r++) {
+    const double shift = (double)sums[r] / size;
+    const double v = squares[r] - sums[r] * shift;
+    mean[r] = near[r] + shift;
+    var[r] = v < 0 ? 0 : v / size;
+  }
 }
 
 #endif

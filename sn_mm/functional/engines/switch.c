@@ -188,6 +188,16 @@ static void pool_batch(const statistic *s, int64_t n, int64_t channels,
   }
 }
 
+/* Moments of consecutive rows. */
+static inline void moments_of_rows(const float *x, int64_t rows, int64_t size,
+                                   double *mean, double *var) {
+  int64_t r = 0;
+  if (by_four(size))
+    for (; r + 4 <= rows; r += 4)
+      four_moments(x + r * size, size, mean + r, var + r);
+  for (; r < rows; r++) row_moments(x + r * size, size, mean + r, var + r);
+}
+
 /* Moments of every row, the variance times `spread`, and pooled ones. */
 void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
                 double spread, const statistic *statistics, int64_t k,
@@ -201,10 +211,10 @@ void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
       for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
            i++) {
         const chunk at = chunk_at(&all, i);
-        for (int64_t r = at.row; r < at.row + at.width; r++) {
-          row_moments(x + r * size, size, moments + r, moments + count + r);
+        moments_of_rows(x + at.row * size, at.width, size, moments + at.row,
+                        moments + count + at.row);
+        for (int64_t r = at.row; r < at.row + at.width; r++)
           moments[count + r] *= spread;
-        }
       }
     for (int64_t j = 0; j < k; j++) {
       const statistic *s = statistics + j;

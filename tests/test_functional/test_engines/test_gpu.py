@@ -197,3 +197,36 @@ COMPILE = """
             made = triton.compile(source, target=GPUTarget('cuda', 90, 32))
             assert made.asm['cubin'], name
 """
+
+
+@pytest.fixture
+def unseen():
+    gpu._works.cache_clear()
+    yield torch.device(DEVICE)
+    gpu._works.cache_clear()
+
+
+def test_working_kernels_are_taken(unseen, caplog):
+    assert gpu._works(unseen) and not caplog.records
+
+
+def no_compiler(*args):
+    raise RuntimeError('no C compiler')
+
+
+def wrong(*args, forward=gpu.forward):
+    y, *rest = forward(*args)
+    return (y + 0.01, *rest)
+
+
+@pytest.mark.parametrize(
+    'forward, problem', [(no_compiler, 'no C compiler'), (wrong, 'differ')]
+)
+def test_others_are_left_with_a_warning(
+    unseen, monkeypatch, caplog, forward, problem
+):
+    monkeypatch.setattr(gpu, 'forward', forward)
+    for _ in range(2):  # said once
+        assert not gpu._works(unseen)
+    (record,) = caplog.records
+    assert problem in record.getMessage() and DEVICE in record.getMessage()
