@@ -82,6 +82,7 @@ class _Normalize(torch.autograd.Function):
         ctx.engine, ctx.eps, ctx.mixing = engine, eps, mixing
         ctx.num_params = len(params)
         ctx.mark_non_differentiable(*state)
+        ctx.set_materialize_grads(False)  # no zeros in place of state's
         return (y, *state)
 
     @staticmethod

@@ -174,7 +174,8 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
         if self.training and tracks and not batch.constant:
             for name, pooled in zip(names, mixing.pools(state)):
                 if name == 'bn':
-                    self._track(x, *pooled.squeeze(1))
+                    batch_moments = pooled.squeeze(1).to(self.running_mean)
+                    self._track(x, *batch_moments)
         return y
 
     def ratios(self) -> dict[str, Tensor]:
@@ -263,8 +264,8 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             step = self.momentum
             if step is None:
                 step = 1 / self.num_batches_tracked.to(self.running_mean)
-            self.running_mean.lerp_(mean.to(self.running_mean), step)
-            self.running_var.lerp_(var.to(self.running_var), step)
+            self.running_mean.lerp_(mean, step)
+            self.running_var.lerp_(var, step)
 
     # -- input -----------------------------------------------------------
     def _check_input_dim(self, x: Tensor) -> None:

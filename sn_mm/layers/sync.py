@@ -117,8 +117,8 @@ class SyncSN(SN2d):
         if step is None:
             step = 1 / self.num_batches_tracked.clamp(min=1)
         step = (seen * step).to(self.running_mean)
-        self.running_mean.lerp_(mean.to(self.running_mean), step)
-        self.running_var.lerp_(var.to(self.running_var), step)
+        self.running_mean.lerp_(mean, step)
+        self.running_var.lerp_(var, step)
 
 
 @functools.cache

@@ -151,6 +151,7 @@ def backward(
     )
     d_ratios = by_channel.view(2, count, groups, -1).sum(-1).transpose(1, 2)
     d_params = mixing.logit_grad(ratios, d_ratios.reshape(ratios.shape))
+    d_params = d_params.to(params[0].dtype)
     d_x = torch.ops.aten._unsafe_view(dx, x.shape)
     return d_x, d_affine[0], d_affine[1], list(d_params.unbind(0))
 

@@ -133,8 +133,8 @@ def backward(
         *_ratios(ratios),
         *(weight, sums, d_x),
     )
-    d_params = mixing.logit_grad(ratios, d_ratios).unbind(0)
-    return passes.like(d_x, x), d_weight, d_bias, list(d_params)
+    d_params = mixing.logit_grad(ratios, d_ratios).to(params[0].dtype)
+    return passes.like(d_x, x), d_weight, d_bias, list(d_params.unbind(0))
 
 
 def _doubles(name: str, *shape: int, fresh: bool = False) -> Tensor:
