@@ -98,7 +98,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """See :mod:`sn_mm.functional.engines`."""
     plan = _plan(x)
-    dy = _laid_out(dy, plan)
+    dy = passes.dense(dy.to(plan.x.dtype), passes.channels_last(plan.x))
     (n, c), size = x.shape[:2], passes.spatial_size(x)
     if moments is None:
         moments, _ = _collect(plan, mixing)
@@ -179,7 +179,7 @@ class _Plan(NamedTuple):
 
 def _plan(x: Tensor) -> _Plan:
     (n, c), size = x.shape[:2], passes.spatial_size(x)
-    if _channels_last(x):
+    if passes.channels_last(x):
         strides, rows = (1, c), min(_power(c), 64)
         block = min(_power(size), _TILE // rows)
     else:
@@ -199,23 +199,6 @@ def _plan(x: Tensor) -> _Plan:
         (tiles, -(-size // per_split)),
         per_split,
     )
-
-
-def _channels_last(x: Tensor) -> bool:
-    if x.is_contiguous():
-        return False
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    form = formats.get(x.dim())
-    return form is not None and x.is_contiguous(memory_format=form)
-
-
-def _laid_out(dy: Tensor, plan: _Plan) -> Tensor:
-    """dy in the dtype and memory format of x."""
-    dy = dy.to(plan.x.dtype)
-    if plan.x.is_contiguous():
-        return dy.contiguous()
-    form = torch.channels_last if dy.dim() == 4 else torch.channels_last_3d
-    return dy.contiguous(memory_format=form)
 
 
 def _power(value: int) -> int:

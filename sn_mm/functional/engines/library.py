@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 _SOURCE = Path(__file__).with_name('switch.c')
-_HEADER = Path(__file__).with_name('rows.h')
+_HEADERS = [_SOURCE.with_name(name) for name in ('rows.h', 'columns.h')]
 _BASE = ('-O3', '-march=native', '-fno-math-errno', '-shared', '-fPIC')
 _WIDE = '-mprefer-vector-width=512'
 # Tried in turn: not every compiler knows every flag, and no threads are
@@ -34,7 +34,7 @@ _P, _I, _D, _C = (
     ctypes.c_double,
     ctypes.c_int,
 )
-_SIZES = (_I, _I, _I)  # N, C, S
+_SIZES = (_I, _I, _I, _C)  # N, C, S, whether channels are last in memory
 _MIXTURE = (_P, _I, _P, _I)  # statistics, K, ratios, G
 _SIGNATURES = {
     'collect': (_P, *_SIZES, _D, _P, _I, _P),
@@ -71,7 +71,7 @@ def _cached() -> Path:
     """Where this machine's build of this source is kept."""
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     flags = (_BASE, _FLAGS, _processor(), _openmp())
-    key = b''.join(p.read_bytes() for p in (_SOURCE, _HEADER))
+    key = b''.join(p.read_bytes() for p in (_SOURCE, *_HEADERS))
     digest = hashlib.sha256(key + repr(flags).encode()).hexdigest()[:16]
     return Path(root) / 'sn_mm' / 'kernels' / f'switch-{digest}.so'
 

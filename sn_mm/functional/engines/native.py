@@ -56,15 +56,16 @@ def forward(
     params: tuple[Tensor, ...],
 ) -> tuple[Tensor, Tensor | None, State]:
     """See :mod:`sn_mm.functional.engines`."""
-    rows = passes.rows_of(x)
-    (n, c), size = x.shape[:2], rows.shape[1]
+    data, last = _dense(x)
+    (n, c), size = x.shape[:2], passes.spatial_size(x)
+    shape = (n, c, size, last)
     keep = passes.worth_keeping(n * c, x)
     moments = _doubles('moments', 2, n, c, fresh=keep)
     pools = [_pool(s, moments, size) for s in mixing.statistics]
     _call(
         'collect',
-        rows,
-        *(n, c, size, mixing.spread(size)),
+        data,
+        *(*shape, mixing.spread(size)),
         *_table(mixing, pools, c),
         moments,
     )
@@ -72,18 +73,18 @@ def forward(
         p if p is None else s.complete(p, n * size)
         for s, p in zip(mixing.statistics, pools)
     ]
-    out = torch.empty_like(rows)
+    out = torch.empty_like(data)
     _call(
         'apply',
-        rows,
-        *(n, c, size, moments),
+        data,
+        *(*shape, moments),
         *_table(mixing, pools, c),
         *_ratios(mixing.ratios(params, size, torch.float64)),
         *(_floats(weight), _floats(bias), eps),
         out,
     )
     state = tuple(p for p in pools if p is not None)
-    return passes.like(out, x), moments if keep else None, state
+    return out.to(x.dtype), moments if keep else None, state
 
 
 def backward(
@@ -98,9 +99,9 @@ def backward(
     params: tuple[Tensor, ...],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """See :mod:`sn_mm.functional.engines`."""
-    rows = passes.rows_of(x)
-    dy = passes.rows_of(dy, rows)
-    (n, c), size = x.shape[:2], rows.shape[1]
+    data, last = _dense(x)
+    dy = passes.dense(dy.to(data.dtype), last)
+    (n, c), size = x.shape[:2], passes.spatial_size(x)
     fresh = moments is None
     if fresh:
         moments = _doubles('moments', 2, n, c)
@@ -111,12 +112,12 @@ def backward(
         for s, p in zip(mixing.statistics, pools)
     ]
     sums = _doubles('sums', 3, n, c)
-    d_weight, d_bias = d_affine = rows.new_empty(2, c)
+    d_weight, d_bias = d_affine = data.new_empty(2, c)
     d_ratios = torch.empty_like(ratios)
-    shape, spread = (n, c, size), mixing.spread(size)
+    shape, spread = (n, c, size, last), mixing.spread(size)
     _call(
         'reduce',
-        *(dy, rows, *shape, spread, moments, fresh),
+        *(dy, data, *shape, spread, moments, fresh),
         *_table(mixing, pools, c, grads),
         *_ratios(ratios),
         *(weight, eps, sums, d_affine, d_ratios),
@@ -125,16 +126,22 @@ def backward(
         g if g is None else s.average(g, p, moments, size)
         for s, p, g in zip(mixing.statistics, pools, grads)
     ]
-    d_x = torch.empty_like(rows)
+    d_x = torch.empty_like(data)
     _call(
         'input_grad',
-        *(dy, rows, *shape, spread, moments),
+        *(dy, data, *shape, spread, moments),
         *_table(mixing, pools, c, shares),
         *_ratios(ratios),
         *(weight, sums, d_x),
     )
     d_params = mixing.logit_grad(ratios, d_ratios).to(params[0].dtype)
-    return passes.like(d_x, x), d_weight, d_bias, list(d_params.unbind(0))
+    return d_x.to(x.dtype), d_weight, d_bias, list(d_params.unbind(0))
+
+
+def _dense(x: Tensor) -> tuple[Tensor, bool]:
+    """x in float32 without gaps, and whether channels are last in memory."""
+    last = passes.channels_last(x)
+    return passes.dense(x.float(), last), last
 
 
 def _doubles(name: str, *shape: int, fresh: bool = False) -> Tensor:

@@ -17,10 +17,10 @@
 
 #include "rows.h"
 
+#include "columns.h"
+
 /* On fewer values than this, threads cost more than they save. */
 #define GRAIN 32768
-/* Channels that one thread sums at a time. */
-#define CHUNK 64
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 
 /* Which rows a statistic pools. GIVEN ones come from elsewhere. */
@@ -66,29 +66,44 @@ static void free_mixture(mixture m) {
   free(m.columns);
 }
 
-/* The rows as chunks of channels of one sample: of many channels where rows
- * are short, since the numbers of a row then cost as much as the row. */
+/* x in memory: (N, C, S), or (N, S, C) with `last`. */
 typedef struct {
-  int64_t c, size, width, per_sample, count;
+  int64_t n, c, size;
+  int last;
+} layout;
+
+/* x as chunks of channels of one sample. Of many channels where rows are
+ * short, since the numbers of a row then cost as much as the row, and where
+ * channels come last; but some for every thread. */
+typedef struct {
+  layout x;
+  int64_t width, per_sample, count;
 } chunks;
 
-static chunks make_chunks(int64_t n, int64_t c, int64_t size) {
-  const int64_t fit = 8192 / size, width = fit < 1 ? 1 : shorter(fit, CHUNK);
-  const int64_t per_sample = (c + width - 1) / width;
-  return (chunks){c, size, width, per_sample, n * per_sample};
+static chunks make_chunks(layout x, int threads) {
+  int64_t width = CHUNK;
+  if (x.last)
+    while (width > LANES && x.n * ((x.c + width - 1) / width) < threads)
+      width /= 2;
+  else
+    width = shorter(x.size < 8192 ? 8192 / x.size : 1, CHUNK);
+  const int64_t per_sample = (x.c + width - 1) / width;
+  return (chunks){x, width, per_sample, x.n * per_sample};
 }
 
 /* Chunk number `index`: sample n, channels [start, start + width), of which
- * the first is row `row`. */
+ * the first is row `row`, and its first value number `first`. */
 typedef struct {
-  int64_t n, start, width, row;
+  int64_t n, start, width, row, first;
 } chunk;
 
 static inline chunk chunk_at(const chunks *all, int64_t index) {
+  const int64_t c = all->x.c, size = all->x.size;
   const int64_t n = index / all->per_sample;
   const int64_t start = (index - n * all->per_sample) * all->width;
-  return (chunk){n, start, shorter(all->width, all->c - start),
-                 n * all->c + start};
+  const int64_t row = n * c + start;
+  return (chunk){n, start, shorter(all->width, c - start), row,
+                 all->x.last ? n * c * size + start : row * size};
 }
 
 /* Thread t of `threads` always works on the same chunks, [share(t), share(t +
@@ -188,22 +203,28 @@ static void pool_batch(const statistic *s, int64_t n, int64_t channels,
   }
 }
 
-/* Moments of consecutive rows. */
-static inline void moments_of_rows(const float *x, int64_t rows, int64_t size,
-                                   double *mean, double *var) {
+/* Moments of a chunk's rows. */
+static inline void chunk_moments(layout in, chunk at, const float *x,
+                                 double *mean, double *var) {
+  const int64_t size = in.size;
   int64_t r = 0;
+  x += at.first;
+  if (in.last) {
+    column_moments(x, size, in.c, at.width, mean, var);
+    return;
+  }
   if (by_four(size))
-    for (; r + 4 <= rows; r += 4)
+    for (; r + 4 <= at.width; r += 4)
       four_moments(x + r * size, size, mean + r, var + r);
-  for (; r < rows; r++) row_moments(x + r * size, size, mean + r, var + r);
+  for (; r < at.width; r++) row_moments(x + r * size, size, mean + r, var + r);
 }
 
 /* Moments of every row, the variance times `spread`, and pooled ones. */
-void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
+void sn_collect(const float *x, int64_t n, int64_t c, int64_t size, int last,
                 double spread, const statistic *statistics, int64_t k,
                 double *moments, int threads) {
   const int64_t count = n * c;
-  const chunks all = make_chunks(n, c, size);
+  const chunks all = make_chunks((layout){n, c, size, last}, threads);
 #pragma omp parallel num_threads(threads) if (count * size > GRAIN)
   {
 #pragma omp for schedule(static, 1)
@@ -211,8 +232,8 @@ void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
       for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
            i++) {
         const chunk at = chunk_at(&all, i);
-        moments_of_rows(x + at.row * size, at.width, size, moments + at.row,
-                        moments + count + at.row);
+        chunk_moments(all.x, at, x, moments + at.row,
+                      moments + count + at.row);
         for (int64_t r = at.row; r < at.row + at.width; r++)
           moments[count + r] *= spread;
       }
@@ -234,12 +255,12 @@ void sn_collect(const float *x, int64_t n, int64_t c, int64_t size,
 /* y = weight * (x - mu) / sqrt(var + eps) + bias. weight and bias, one value
  * a channel, may be NULL. `near` is the row's own mean as a float: x - near
  * does not cancel, and the constant term makes up for the difference. */
-void sn_apply(const float *x, int64_t n, int64_t c, int64_t size,
+void sn_apply(const float *x, int64_t n, int64_t c, int64_t size, int last,
               const double *moments, const statistic *statistics, int64_t k,
               const double *ratios, int64_t groups, const float *weight,
               const float *bias, double eps, float *y, int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
-  const chunks all = make_chunks(n, c, size);
+  const chunks all = make_chunks((layout){n, c, size, last}, threads);
   advise(y, n * c * size * sizeof(float));
 #pragma omp parallel for schedule(static, 1) num_threads(threads) \
     if (n * c * size > GRAIN)
@@ -257,10 +278,13 @@ void sn_apply(const float *x, int64_t n, int64_t c, int64_t size,
         scale[e] = a;
         constant[e] = (bias ? bias[channel] : 0.) - a * (mu[e] - near[e]);
       }
-      for (int64_t e = 0; e < at.width; e++) {
-        const int64_t first = (at.row + e) * size;
-        row_affine(x + first, size, near[e], scale[e], constant[e], y + first);
-      }
+      const float *in = x + at.first;
+      float *out = y + at.first;
+      if (last)
+        column_affine(in, size, c, at.width, near, scale, constant, out);
+      else
+        for (int64_t e = 0; e < at.width; e++, in += size, out += size)
+          row_affine(in, size, near[e], scale[e], constant[e], out);
     }
   free_mixture(m);
 }
@@ -286,7 +310,7 @@ static void sum_channels(const mixture *m, const double *sums,
     memset(d_ratios + (m->k + j) * m->c + start, 0, width * sizeof(double));
   }
   for (int64_t i = 0; i < m->n; i++) {
-    const chunk at = {i, start, width, i * m->c + start};
+    const chunk at = {i, start, width, i * m->c + start, 0};
     double g_mu[CHUNK], g_var[CHUNK];
     for (int64_t e = 0; e < width; e++) {
       const int64_t r = at.row + e;
@@ -357,25 +381,30 @@ static void sum_groups(const mixture *m, const double *by_channel,
 }
 
 /* A chunk's share of sn_reduce. */
-static inline void reduce_chunk(const mixture *m, chunk at, const float *dy,
-                                const float *x, int64_t size, double spread,
+static inline void reduce_chunk(const mixture *m, layout in, chunk at,
+                                const float *dy, const float *x, double spread,
                                 double *moments, int fresh, double eps,
                                 double *sums) {
-  const int64_t count = m->n * m->c;
+  const int64_t count = m->n * m->c, size = in.size;
   double s0[CHUNK], s1[CHUNK], mu[CHUNK], var[CHUNK];
+  double *mean = moments + at.row, *var_of = mean + count;
   float near[CHUNK];
-  for (int64_t e = 0; e < at.width; e++) {
-    const float *in = x + (at.row + e) * size;
-    const float *g = dy + (at.row + e) * size;
-    double *mean = moments + at.row + e;
-    if (fresh) {
-      near[e] = row_all(g, in, size, mean, mean + count, s0 + e, s1 + e);
-      mean[count] *= spread;
-    } else {
-      near[e] = *mean;
-      row_products(g, in, size, near[e], s0 + e, s1 + e);
+  x += at.first;
+  dy += at.first;
+  if (in.last) {
+    if (fresh) column_moments(x, size, in.c, at.width, mean, var_of);
+    for (int64_t e = 0; e < at.width; e++) near[e] = mean[e];
+    column_products(dy, x, size, in.c, at.width, near, s0, s1);
+  } else
+    for (int64_t e = 0; e < at.width; e++, x += size, dy += size) {
+      if (fresh) {
+        near[e] = row_all(dy, x, size, mean + e, var_of + e, s0 + e, s1 + e);
+      } else {
+        near[e] = mean[e];
+        row_products(dy, x, size, near[e], s0 + e, s1 + e);
+      }
     }
-  }
+  for (int64_t e = 0; fresh && e < at.width; e++) var_of[e] *= spread;
   mix(m, at, mu, var);
   for (int64_t e = 0; e < at.width; e++) {
     const int64_t r = at.row + e;
@@ -394,13 +423,14 @@ static inline void reduce_chunk(const mixture *m, chunk at, const float *dy,
  * its gradients over the rows that it pools. With `fresh`, `moments` are
  * computed anew and written, in the same sweep. */
 void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
-               int64_t size, double spread, double *moments, int fresh,
-               const statistic *statistics, int64_t k, const double *ratios,
-               int64_t groups, const float *weight, double eps, double *sums,
-               float *d_affine, double *d_ratios, int threads) {
+               int64_t size, int last, double spread, double *moments,
+               int fresh, const statistic *statistics, int64_t k,
+               const double *ratios, int64_t groups, const float *weight,
+               double eps, double *sums, float *d_affine, double *d_ratios,
+               int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
   const int64_t count = n * c;
-  const chunks all = make_chunks(n, c, size);
+  const chunks all = make_chunks((layout){n, c, size, last}, threads);
   double *by_channel = malloc(2 * k * c * sizeof(double));
 #pragma omp parallel num_threads(threads) if (count * size > GRAIN)
   {
@@ -408,7 +438,7 @@ void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
     for (int t = 0; t < threads; t++)
       for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
            i++)
-        reduce_chunk(&m, chunk_at(&all, i), dy, x, size, spread, moments,
+        reduce_chunk(&m, all.x, chunk_at(&all, i), dy, x, spread, moments,
                      fresh, eps, sums);
 #pragma omp for schedule(static) nowait
     for (int64_t start = 0; start < c; start += CHUNK)
@@ -456,14 +486,15 @@ static inline void moments_grad(const mixture *m, chunk at,
 /* dx = scale * dy + (d_m + 2 * d_v * (x - m)) / S. d_mean and d_var of the
  * statistics now hold each pooled row's share in their gradient. */
 void sn_input_grad(const float *dy, const float *x, int64_t n, int64_t c,
-                   int64_t size, double spread, const double *moments,
-                   const statistic *statistics, int64_t k,
-                   const double *ratios, int64_t groups, const float *weight,
-                   const double *sums, float *dx, int threads) {
+                   int64_t size, int last, double spread,
+                   const double *moments, const statistic *statistics,
+                   int64_t k, const double *ratios, int64_t groups,
+                   const float *weight, const double *sums, float *dx,
+                   int threads) {
   const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
   const int64_t count = n * c;
   advise(dx, count * size * sizeof(float));
-  const chunks all = make_chunks(n, c, size);
+  const chunks all = make_chunks((layout){n, c, size, last}, threads);
 #pragma omp parallel for schedule(static, 1) num_threads(threads) \
     if (count * size > GRAIN)
   for (int t = 0; t < threads; t++)
@@ -485,11 +516,16 @@ void sn_input_grad(const float *dy, const float *x, int64_t n, int64_t c,
         slope[e] = b;
         constant[e] = d_m[e] / size - b * (own - near[e]);
       }
-      for (int64_t e = 0; e < at.width; e++) {
-        const int64_t first = (at.row + e) * size;
-        row_combination(dy + first, x + first, size, scale[e], near[e],
-                        slope[e], constant[e], dx + first);
-      }
+      const float *g = dy + at.first, *in = x + at.first;
+      float *out = dx + at.first;
+      if (last)
+        column_combination(g, in, size, c, at.width, scale, near, slope,
+                           constant, out);
+      else
+        for (int64_t e = 0; e < at.width;
+             e++, g += size, in += size, out += size)
+          row_combination(g, in, size, scale[e], near[e], slope[e],
+                          constant[e], out);
     }
   free_mixture(m);
 }

@@ -20,6 +20,8 @@ from .numbers import accumulation_dtype, widen
 __all__ = [
     'accumulation_dtype',
     'apply',
+    'channels_last',
+    'dense',
     'input_grad',
     'instance_moments',
     'like',
@@ -29,6 +31,9 @@ __all__ = [
     'widen',
     'worth_keeping',
 ]
+
+
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def spatial_size(x: Tensor) -> int:
@@ -142,6 +147,21 @@ def rows_of(t: Tensor, like: Tensor | None = None) -> Tensor:
     return t.to(dtype).contiguous().view(t.shape[0] * t.shape[1], -1)
 
 
+def channels_last(x: Tensor) -> bool:
+    """Whether x (N, C, *spatial) is dense as (N, *spatial, C) only."""
+    form = _LAST.get(x.dim())
+    if form is None or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=form)
+
+
+def dense(x: Tensor, last: bool) -> Tensor:
+    """x without gaps in memory, its channels last or before the positions."""
+    if last:
+        return x.contiguous(memory_format=_LAST[x.dim()])
+    return x.contiguous()
+
+
 def like(out: Tensor, x: Tensor) -> Tensor:
     """Rows back in the shape, dtype and memory format of ``x``.
 
@@ -149,13 +169,7 @@ def like(out: Tensor, x: Tensor) -> Tensor:
     returns a view makes the in-place ReLU after a norm layer fail.
     """
     out = torch.ops.aten._unsafe_view(out, x.shape).to(x.dtype)
-    if x.is_contiguous():
-        return out
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return out.contiguous(memory_format=torch.channels_last)
-    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
-        return out.contiguous(memory_format=torch.channels_last_3d)
-    return out
+    return dense(out, channels_last(x))
 
 
 def worth_keeping(rows: int, x: Tensor) -> bool:
