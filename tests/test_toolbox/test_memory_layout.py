@@ -1,5 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""channels_last and strided inputs: the same numbers, the layout kept."""
+"""channels_last and strided inputs: the layout kept, the numbers the oracle's.
+
+Two layouts are summed in two orders, so each is compared with float64.
+"""
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from tests.test_toolbox.builders import (
     resnet,
     switch_norms,
 )
-from tests.utils import assert_close, randomize, run
+from tests.utils import assert_close, randomize, run, run_reference
 
 LAST = torch.channels_last
 MODES = pytest.mark.parametrize(
@@ -32,25 +35,29 @@ STATISTICS = pytest.mark.parametrize(
 def test_channels_last(training, statistics, shape):
     layer = SN(8, statistics=statistics, num_groups=4)
     randomize(layer).train(training)
-    x, dy = torch.randn(2, *shape).unbind(0)
-    want = run(layer, x, dy)
+    gen = torch.Generator().manual_seed(0)
+    x, dy = torch.randn(2, *shape, generator=gen).unbind(0)
+    uses_running = not training and 'bn' in statistics
+    want = run_reference(layer, x, dy, use_running=uses_running)
     for grad in (dy, dy.contiguous(memory_format=LAST)):
         got = run(layer, x.contiguous(memory_format=LAST), grad)
         assert got['y'].is_contiguous(memory_format=LAST)
-        assert_close(got, want, 1e-5)
+        assert_close(got, want, 2e-4)
     # contiguous input stays so, whatever the gradient's layout
     got = run(layer, x, dy.contiguous(memory_format=LAST))
     assert got['y'].is_contiguous() and got['x'].is_contiguous()
-    assert_close(got, want, 1e-5)
+    assert_close(got, want, 2e-4)
 
 
 def test_channels_last_3d():
     layer = randomize(SN3d(8)).train()
-    x, dy = torch.randn(2, 2, 8, 3, 4, 5).unbind(0)
+    gen = torch.Generator().manual_seed(0)
+    x, dy = torch.randn(2, 2, 8, 3, 4, 5, generator=gen).unbind(0)
     last = x.contiguous(memory_format=torch.channels_last_3d)
     got = run(layer, last, dy)
     assert got['y'].is_contiguous(memory_format=torch.channels_last_3d)
-    assert_close(got, run(layer, x, dy), 1e-5)
+    want = run_reference(layer, x, dy, use_running=False)
+    assert_close(got, want, 2e-4)
 
 
 STRIDED = {
@@ -73,12 +80,14 @@ STRIDED = {
     ids=['contiguous', 'channels_last'],
 )
 def test_strided(name, training, layout):
-    whole = torch.randn(4, 16, 7, 9).contiguous(memory_format=layout)
+    gen = torch.Generator().manual_seed(0)
+    whole = torch.randn(4, 16, 7, 9, generator=gen)
+    whole = whole.contiguous(memory_format=layout)
     x, dy = STRIDED[name](whole), STRIDED[name](whole.cos())
     layer = randomize(SN(x.shape[1])).train(training)
-    want = run(layer, x.contiguous(), dy.contiguous())
-    assert_close(run(layer, x, dy), want, 1e-5)
-    assert_close(run(layer, x.contiguous(), dy), want, 1e-5)
+    want = run_reference(layer, x, dy, use_running=not training)
+    assert_close(run(layer, x, dy), want, 2e-4)
+    assert_close(run(layer, x.contiguous(), dy), want, 2e-4)
 
 
 def test_the_running_statistics_do_not_depend_on_the_layout():
