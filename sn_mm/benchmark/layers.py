@@ -43,6 +43,13 @@ class PlainSN(nn.Module):
         )
 
 
+class Copy(nn.Module):
+    """One read and one write of the input forward, and one backward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1.0
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     'SN': SN2d,
     'SyncSN': SyncSN,
@@ -51,7 +58,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
     'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
     'plain SN': PlainSN,
+    'copy': lambda c: Copy(),
 }
+# Reads and writes of the input's size over those of the copy, where nothing
+# stays in a cache: moments (1), output (2); sums (2), input's gradient (3)
+TRAFFIC = {True: 8 / 4, False: 3 / 2}
 
 
 def benchmark_layers(
@@ -120,6 +131,23 @@ def _run(layer: nn.Module, x: Tensor, training: bool) -> Callable:
             return layer(x)
 
     return step if training else forward
+
+
+def bandwidth_shares(rows: list[dict]) -> dict[str, float]:
+    """Bandwidth over the copy's, the lower of the two largest inputs.
+
+    Of what has to read x twice forward, and x and dy twice backward: a norm
+    that finds part of it in a cache may pass 1.
+    """
+    copies = {tuple(r['shape']): r['ms'] for r in rows if r['norm'] == 'copy'}
+    largest = sorted(copies, key=math.prod)[-2:]
+    shares: dict[str, float] = {}
+    for r in rows:
+        shape, traffic = tuple(r['shape']), TRAFFIC['kept' in r]
+        if shape in largest and r['norm'] != 'copy':
+            share = traffic * copies[shape] / r['ms']
+            shares[r['norm']] = min(share, shares.get(r['norm'], share))
+    return shares
 
 
 def geometric_means(rows: list[dict], over: str) -> dict[str, float]:

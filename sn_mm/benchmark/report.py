@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .layers import geometric_means
+from .layers import bandwidth_shares, geometric_means
 
 
 def machine() -> dict[str, str | int]:
@@ -48,6 +48,10 @@ def layer_table(rows: list[dict]) -> str:
             lines.append(
                 _row([f'over {base} (worst)', *(f'{w:.2f}' for w in worst)])
             )
+    if 'copy' in norms:
+        shares = bandwidth_shares(rows)
+        cells_of = [f'{shares[n]:.2f}' if n in shares else '' for n in norms]
+        lines.append(_row(['of copy bandwidth (two largest)', *cells_of]))
     if all('kept' in r for r in rows):
         kept = [max(cells[s, n]['kept'] for s in shapes) for n in norms]
         lines.append(
@@ -90,10 +94,10 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     # Okabe and Ito's colours, told apart with any kind of colour vision.
-    colours = '#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000'
+    colours = '#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999'
     figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
     norms = dict.fromkeys(r['norm'] for r in rows)
-    for norm, colour, marker in zip(norms, colours.split(), 'osD^vPX'):
+    for norm, colour, marker in zip(norms, colours.split(), 'osD^vPX*'):
         points = sorted(
             (_numel(r['shape']), r['ms']) for r in rows if r['norm'] == norm
         )

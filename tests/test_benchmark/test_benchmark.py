@@ -11,7 +11,12 @@ from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
 from sn_mm import SN2d
-from sn_mm.benchmark.layers import NORMS, benchmark_layers, geometric_means
+from sn_mm.benchmark.layers import (
+    NORMS,
+    bandwidth_shares,
+    benchmark_layers,
+    geometric_means,
+)
 from sn_mm.benchmark.memory import kept_for_backward
 from sn_mm.benchmark.report import layer_table, plot_growth, step_table
 from sn_mm.benchmark.steps import benchmark_step, build
@@ -85,6 +90,22 @@ def test_every_norm_is_measured(tmp_path):
     assert (tmp_path / 'growth.png').stat().st_size > 5000
     rows = benchmark_layers(['SN', 'BN'], shapes, training=False, repeats=1)
     assert 'kept' not in layer_table(rows)
+
+
+def test_share_of_the_copy_bandwidth():
+    times = {4: (1.0, 9.0), 8: (1.0, 4.0), 16: (2.0, 5.0)}
+    rows = [
+        dict(shape=[2, 32, size, size], norm=norm, ms=ms, kept=1.0)
+        for size, both in times.items()
+        for norm, ms in zip(('copy', 'SN'), both)
+    ]
+    # eight sweeps against four: 0.5 and 0.8; the smallest does not count
+    assert bandwidth_shares(rows) == {'SN': pytest.approx(0.5)}
+    table = layer_table(rows)
+    assert '| of copy bandwidth (two largest) |  | 0.50 |' in table
+    for row in rows:
+        del row['kept']
+    assert bandwidth_shares(rows) == {'SN': pytest.approx(0.375)}
 
 
 def test_unknown_names():
