@@ -117,15 +117,17 @@ find_python() { # STACK
 
 # --- steps with a log -------------------------------------------------------
 
-# Repeats how long a step has taken and its log's last line: in place on a
-# terminal, else every half a minute.
+# Repeats how long a step has taken and its log's last line, or how many files
+# are compiled: in place on a terminal, else every half a minute.
 heartbeat() { # LOG
   local last pause=30
   if [ -t 1 ]; then pause=1; fi
   SECONDS=0
   # sleep holds no output open, so that a pipe after us ends when we do
   while sleep "$pause" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
-    last=$(tail -n 1 "$1" | tr -d '\r' | cut -c 1-60)
+    last=$(awk '/^==>/ {file = ""} /^ *\[[0-9]+\/[0-9]+\]/ {file = $0}
+      {line = $0} END {print (file ? file : line)}' "$1" |
+      tr -d '\r' | cut -c 1-60)
     if [ -t 1 ]; then
       printf '\r\033[K    %d s  %s' "$SECONDS" "$last"
     else
