@@ -14,11 +14,12 @@ if not torch.cuda.is_available():
 
 
 @pytest.fixture(autouse=True)
-def no_default_scope():
+def default_scope_of_its_own():
     """What a test does to mmengine's default scope ends with it."""
-    DefaultScope._instance_dict.clear()
+    before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session')

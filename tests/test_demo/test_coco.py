@@ -3,6 +3,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmengine.registry import DefaultScope
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -106,17 +107,18 @@ def test_perfect_predictions_have_perfect_precision(coco, iou_type):
 
 
 def test_mmdet_reads_it(demo_data, options):
-    dataset = CocoDataset(
-        data_root=str(demo_data / 'coco'),
-        ann_file='annotations/instances_train2017.json',
-        data_prefix=dict(img='train2017/'),
-        metainfo=METAINFO,
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
-            dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
-        ],
-    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = CocoDataset(
+            data_root=str(demo_data / 'coco'),
+            ann_file='annotations/instances_train2017.json',
+            data_prefix=dict(img='train2017/'),
+            metainfo=METAINFO,
+            filter_cfg=dict(filter_empty_gt=True),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            ],
+        )
     assert len(dataset) == options.train - 1  # without the empty image
     labels = set()
     for sample in dataset:

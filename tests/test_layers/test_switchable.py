@@ -241,15 +241,16 @@ def test_half_precision(dtype, whole):
 @pytest.mark.parametrize('cls', [SN2d, SN3d])
 def test_memory_formats_are_kept(cls):
     layer = randomize(cls(8))
-    x, dy = torch.randn(2, *SHAPE[cls]).unbind(0)
-    want = run(layer, x, dy)
+    gen = torch.Generator().manual_seed(0)
+    x, dy = torch.randn(2, *SHAPE[cls], generator=gen).unbind(0)
+    want = run_reference(layer, x, dy, use_running=False)
     last = torch.channels_last if cls is SN2d else torch.channels_last_3d
     x = x.contiguous(memory_format=last)
     for grad in (dy, dy.contiguous(memory_format=last)):
         got = run(layer, x, grad)
         assert got['y'].is_contiguous(memory_format=last)
         assert got['x'].is_contiguous(memory_format=last)
-        assert_close(got, want, 1e-6)
+        assert_close(got, want, 2e-4)
 
 
 def test_strided_input():
