@@ -1,4 +1,4 @@
-# Ten epochs of about 190 steps from scratch. As in the SN paper, norms
+# Six epochs of about 190 steps from scratch. As in the SN paper, norms
 # (gamma, beta and ratios) have no weight decay.
 max_epochs = 6
 train_cfg = dict(
