@@ -20,7 +20,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', metavar='CONFIG', help='config file')
+    engine.add_config_argument(parser)
     parser.add_argument(
         '--resume',
         nargs='?',

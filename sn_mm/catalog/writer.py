@@ -32,7 +32,8 @@ def made_files(
     if missing:
         raise CatalogError(
             f'{missing[0].config} and {len(missing) - 1} more cannot be read '
-            f'here: {missing[0].missing}'
+            f'here: {missing[0].missing}; every toolbox is needed, as in the '
+            'environment that SN_MM_STACK=classic makes'
         )
     files = {}
     for family in paper.families:

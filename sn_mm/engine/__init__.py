@@ -6,7 +6,11 @@ of what a config needs, and the switches of training and testing. Nothing here
 is imported by ``import sn_mm``.
 """
 
-from .arguments import add_common_arguments, export_local_rank
+from .arguments import (
+    add_common_arguments,
+    add_config_argument,
+    export_local_rank,
+)
 from .checks import check_checkpoint, check_data
 from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
@@ -17,6 +21,7 @@ from .weights import load_weights, put_weights
 __all__ = [
     'LaunchError',
     'add_common_arguments',
+    'add_config_argument',
     'build_runner',
     'check_checkpoint',
     'check_data',

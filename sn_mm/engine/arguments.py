@@ -9,6 +9,19 @@ import os
 from mmengine.config import DictAction
 
 
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``config``, which :func:`load_config` reads.
+
+    Args:
+        parser: changed in place.
+    """
+    parser.add_argument(
+        'config',
+        metavar='CONFIG',
+        help="a config file, or one of a toolbox's own: mmdet::NAME",
+    )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--work-dir``, ``--cfg-options``, ``--launcher``, ``--local_rank``.
 

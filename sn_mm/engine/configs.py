@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os.path as osp
 from importlib import import_module
+from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -23,7 +24,8 @@ def load_config(
     """Load a config and put the command line's settings into it.
 
     Args:
-        path: the config file.
+        path: the config file; 'mmdet::NAME', as in ``_base_``, is one of a
+            toolbox's own.
         options: settings that override it, by dotted key.
         work_dir: folder of the run. Default: that of the config, or else
             ``./work_dirs/`` and the name of the config.
@@ -33,11 +35,7 @@ def load_config(
         LaunchError: if the file, or one that it inherits from, is missing or
             is no Python.
     """
-    if not osp.isfile(path):
-        raise LaunchError(
-            f'config {path} not found; name a config file, such as '
-            'configs/demo/faster-rcnn_r18_fpn_sn-all_demo.py'
-        )
+    path = _file_of(path)
     try:
         cfg = Config.fromfile(path)
     except (FileNotFoundError, SyntaxError) as error:
@@ -51,6 +49,28 @@ def load_config(
         name = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('./work_dirs', name)
     return cfg
+
+
+def _file_of(path: str) -> str:
+    """The file of a config, 'mmdet::NAME' being one of a toolbox's own."""
+    toolbox, _, name = path.rpartition('::')
+    if toolbox:
+        found = find_spec(toolbox) if toolbox.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            raise LaunchError(
+                f"'{toolbox}' of config {path} is not installed; use 'mmdet' "
+                "or 'mmseg', or install it"
+            )
+        folder = found.submodule_search_locations[0]
+        path = osp.join(folder, '.mim', 'configs', name)
+    if not osp.isfile(path):
+        raise LaunchError(
+            f'config {path} not found; name a config file, such as '
+            'configs/demo/faster-rcnn_r18_fpn_sn-all_demo.py, or a '
+            "toolbox's, such as "
+            'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        )
+    return path
 
 
 def register_toolbox(cfg: Config) -> str | None:
