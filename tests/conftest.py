@@ -1,16 +1,19 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+# ruff: noqa: E402
 import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # read when triton is imported, which mmengine's imports lead to where
+    # PyTorch is a build for GPUs
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 from mmengine.registry import DefaultScope
 
 from sn_mm.demo.options import DemoOptions
 from sn_mm.demo.writer import make_demo_data
-
-if not torch.cuda.is_available():
-    # read when triton is imported, whoever does that first
-    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from mmengine.registry import DefaultScope
 from mmseg.datasets import CityscapesDataset
 from PIL import Image, ImageDraw
 
@@ -29,17 +30,18 @@ def scenes():
 
 
 def read_dataset(demo_data, split, **kwargs):
-    return CityscapesDataset(
-        data_root=str(demo_data / 'cityscapes'),
-        data_prefix=dict(
-            img_path=f'leftImg8bit/{split}', seg_map_path=f'gtFine/{split}'
-        ),
-        pipeline=[
-            dict(type='mmseg.LoadImageFromFile'),
-            dict(type='mmseg.LoadAnnotations'),
-        ],
-        **kwargs,
-    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return CityscapesDataset(
+            data_root=str(demo_data / 'cityscapes'),
+            data_prefix=dict(
+                img_path=f'leftImg8bit/{split}', seg_map_path=f'gtFine/{split}'
+            ),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations'),
+            ],
+            **kwargs,
+        )
 
 
 def test_label_table_gives_mmseg_its_train_ids():

@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Export passes fold batch norms and leave SN's arithmetic as it is."""
 
-import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,8 +71,8 @@ def test_torch_export_of_any_size(model):
         assert_same(program.module(), model, [(40, 56), (64, 96)])
 
 
-def to_onnx(model, exporter: str) -> bytes:
-    """The model as an ONNX file of dynamic height and width."""
+def to_onnx(model, exporter: str, file: Path) -> None:
+    """Write the model as an ONNX file of dynamic height and width."""
     axes = {2: 'height', 3: 'width'}
     options = dict(input_names=['image'], opset_version=17)
     if exporter == 'trace':
@@ -81,15 +81,13 @@ def to_onnx(model, exporter: str) -> bytes:
             options['dynamo'] = False
     else:
         options.update(dynamo=True, dynamic_shapes=(axes,), opset_version=18)
-    file = io.BytesIO()
     with torch.no_grad():
-        torch.onnx.export(model, (images(SIZES[0]),), file, **options)
-    return file.getvalue()
+        torch.onnx.export(model, (images(SIZES[0]),), str(file), **options)
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('exporter', ['trace', 'dynamo'])
-def test_onnx(model, exporter):
+def test_onnx(model, exporter, tmp_path):
     """onnxruntime gives what PyTorch gives, at sizes not exported."""
     runtime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnx')
@@ -99,8 +97,10 @@ def test_onnx(model, exporter):
         if digit_version(torch.__version__) < digit_version('2.7'):
             pytest.skip('dynamic_shapes came with torch 2.7')
         pytest.importorskip('onnxscript')
+    file = tmp_path / 'model.onnx'
+    to_onnx(model, exporter, file)
     session = runtime.InferenceSession(
-        to_onnx(model, exporter), providers=['CPUExecutionProvider']
+        str(file), providers=['CPUExecutionProvider']
     )
 
     def run(x):
