@@ -21,11 +21,10 @@ from typing import Callable, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from sn_mm import SyncSN, convert_norm
+from sn_mm import SyncSN, convert_norm, engine
 from sn_mm.functional.distributed import all_gather
 from sn_mm.functional.groups import named_group
 
@@ -111,8 +110,7 @@ def norm_calls(plan: Plan) -> list[int]:
 
 
 def _build(plan: Plan) -> nn.Module:
-    folder = osp.dirname(import_module(plan.scope).__file__)
-    cfg = Config.fromfile(osp.join(folder, '.mim/configs', plan.config))
+    cfg = engine.load_config(f'{plan.scope}::{plan.config}')
     import_module(f'{plan.scope}.models')
     init_default_scope(plan.scope)
     cfg.model.data_preprocessor.pop('batch_augments', None)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from mmcv.cnn.bricks.norm import is_norm
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from sn_mm.engine import register_toolbox
+from sn_mm.engine import load_config, register_toolbox
 
 from .timing import time_together
 
@@ -75,8 +75,7 @@ def benchmark_step(
 
 def build(model: str, norm_cfg: dict) -> nn.Module:
     """The model with one norm in backbone, neck and heads; not pretrained."""
-    # mmengine.hub.get_config does not find the onedl packages.
-    config = Config.fromstring(f'_base_ = "{_CONFIGS[model]}"', '.py')
+    config = load_config(_CONFIGS[model])
     cfg = config.model
     cfg.pop('pretrained', None)
     cfg.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
