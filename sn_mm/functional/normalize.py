@@ -56,21 +56,44 @@ def composite(
     mixing: Mixing,
     *params: Tensor,
 ) -> tuple[Tensor, State]:
-    """:func:`normalize` in plain operations, for compilers and exporters."""
-    wide = x.to(passes.accumulation_dtype(x.dtype)).flatten(2)
-    m = wide.mean(-1)
-    v = (wide - m.unsqueeze(-1)).square().mean(-1)
-    moments, size = torch.stack([m, v]), wide.shape[-1]
+    """:func:`normalize` in plain operations, for compilers and exporters.
+
+    Written for what torch.compile makes of its gradient: x is all of its
+    size that is kept, and is read twice, whatever follows the layer.
+    """
+    ones = (1,) * (x.dim() - 2)
+    wide = passes.accumulation_dtype(x.dtype)
+    m = x.flatten(2).mean(-1, dtype=wide) if ones else x.to(wide)
+    # The gradient through what v is centred on is 0, but a sweep over x.
+    centred = x - m.detach().view(*m.shape, *ones)
+    v = centred.square()
+    if ones:
+        v = v.flatten(2).mean(-1)
+    moments, size = torch.stack([m, v]), passes.spatial_size(x)
+    if not _leaves_torch():  # not every runtime computes in float64
+        moments = passes.widen(moments)
     state = mixing.collect(moments, size)
     mu, var = mixing.mix(moments, size, state, *params).unbind(0)
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
-    shift = (m - mu) * scale
+    shift = -mu * scale
     if bias is not None:
         shift = shift + bias
-    y = (wide - m.unsqueeze(-1)) * scale.unsqueeze(-1) + shift.unsqueeze(-1)
-    return y.view(x.shape).to(x.dtype), tuple(t.detach() for t in state)
+    # From x itself, and not centred: the partitioner keeps what is computed
+    # from a value that a reduction also needed, and inductor stores what has
+    # more than four inputs.
+    scale = _stored(scale.to(wide)).view(*scale.shape, *ones)
+    shift = _stored(shift.to(wide)).view(*shift.shape, *ones)
+    y = (x * scale + shift).to(x.dtype)
+    return y, tuple(t.detach() for t in state)
+
+
+def _stored(t: Tensor) -> Tensor:
+    """t, not computed anew for every value that it is combined with."""
+    if _leaves_torch() or not t.requires_grad:
+        return t
+    return torch.as_strided(t, t.shape, t.stride())
 
 
 class _Normalize(torch.autograd.Function):
@@ -117,3 +140,11 @@ def _is_compiling() -> bool:
     if hasattr(compiler, 'is_compiling'):
         return compiler.is_compiling()
     return torch._dynamo.is_compiling()
+
+
+def _leaves_torch() -> bool:
+    """Whether this goes into a file, for other runtimes to read."""
+    compiler = getattr(torch, 'compiler', None)
+    if hasattr(compiler, 'is_exporting') and compiler.is_exporting():
+        return True
+    return torch.jit.is_tracing()

@@ -85,3 +85,18 @@ def test_inductor():
     fast = torch.compile(layer, fullgraph=True)
     got = run(Bound(layer, fast), x, dy)
     assert_close(got, run(reference, x, dy), 2e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_an_activation_that_follows_keeps_nothing_more(dtype):
+    """Of the input's size, x alone waits for the backward."""
+    layer = nn.Sequential(SN2d(8), nn.SiLU())
+    x = torch.randn(2, 8, 40, 56).to(dtype).requires_grad_()
+    fast = torch.compile(
+        layer, backend='aot_eager_decomp_partition', fullgraph=True
+    )
+    y = fast(x)
+    kept = y.grad_fn.saved_tensors
+    large = [t for t in kept if t.numel() >= x.numel()]
+    assert [t.dtype for t in large] == [dtype]
+    torch.testing.assert_close(large[0], x)
