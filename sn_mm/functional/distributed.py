@@ -29,6 +29,8 @@ class SyncBatch(Batch):
         group: the process group; None is the default group.
     """
 
+    synchronized = True
+
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
 

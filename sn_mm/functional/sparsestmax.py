@@ -110,6 +110,8 @@ def without_entry(ratios: Tensor, index: int) -> Tensor:
 class RatioMixing(SwitchMixing):
     """A switch whose parameters are the ratios themselves, not logits."""
 
+    softmax = False
+
     def ratios(
         self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
     ) -> Tensor:

@@ -20,10 +20,12 @@ class Statistic:
     Attributes:
         constant: whether the pooled values do not depend on the rows.
         small: whether they stay fewer than the rows when expanded.
+        synchronized: whether they are those of several processes.
     """
 
     constant = False
     small = False
+    synchronized = False
 
     def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
         """Shape of the pooled means, and of the variances."""

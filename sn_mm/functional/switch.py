@@ -37,11 +37,14 @@ class SwitchMixing(Mixing):
     renormalized.
     """
 
+    softmax = True  # whether ratios are made of the parameters so
+
     def __init__(
         self, statistics: Sequence[Statistic], unbiased: bool = False
     ) -> None:
         self.statistics = statistics
         self.unbiased = unbiased
+        self.synchronized = any(s.synchronized for s in statistics)
 
     # -- forward ---------------------------------------------------------
     def collect(self, moments: Tensor, size: int) -> State:

@@ -156,7 +156,9 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             return self._as_node(x)
         self._check_input_dim(x)
         used = self._used(x)
-        names = tuple(self.statistics[i] for i in used)
+        names = self.statistics
+        if len(used) < len(names):
+            names = tuple(names[i] for i in used)
         self._warn_single_position(x, names)
         batch = self._batch_statistic()
         if self._is_constant(x, names, batch):

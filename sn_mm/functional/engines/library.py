@@ -28,19 +28,13 @@ _WIDE = '-mprefer-vector-width=512'
 _FLAGS = ((_WIDE, '-fopenmp'), ('-fopenmp',), ('-fopenmp-simd',), ())
 _logger = logging.getLogger(__name__)
 
-_P, _I, _D, _C = (
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_double,
-    ctypes.c_int,
-)
-_SIZES = (_I, _I, _I, _C)  # N, C, S, whether channels are last in memory
-_MIXTURE = (_P, _I, _P, _I)  # statistics, K, ratios, G
+_P, _C = ctypes.c_void_p, ctypes.c_int
+# after the layer, and before the number of threads
 _SIGNATURES = {
-    'collect': (_P, *_SIZES, _D, _P, _I, _P),
-    'apply': (_P, *_SIZES, _P, *_MIXTURE, _P, _P, _D, _P),
-    'reduce': (_P, _P, *_SIZES, _D, _P, _C, *_MIXTURE, _P, _D, _P, _P, _P),
-    'input_grad': (_P, _P, *_SIZES, _D, _P, *_MIXTURE, _P, _P, _P),
+    'collect': (_P,),
+    'apply': (_P, _P),
+    'reduce': (_P, _P, _C, _P, _P, _P),
+    'input_grad': (_P, _P, _P, _P),
 }
 
 
@@ -63,7 +57,7 @@ def library() -> ctypes.CDLL | None:
     for name, types in _SIGNATURES.items():
         function = getattr(loaded, f'sn_{name}')
         function.restype = None
-        function.argtypes = (*types, _C)  # the number of threads
+        function.argtypes = (_P, *types, _C)
     return loaded
 
 
@@ -115,7 +109,7 @@ def _compile(path: Path) -> None:
         built = Path(folder) / path.name
         for flags in (*attempts, *_FLAGS):
             command = [*compiler.split(), *_BASE, str(_SOURCE), *flags]
-            command += ['-o', str(built)]
+            command += ['-lm', '-o', str(built)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
                 os.replace(built, path)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import passes
 from ..mixing import Mixing, State
-from ..statistics import Batch, Instance, Running, Statistic
+from ..statistics import STATISTICS, Batch, Instance, Running, Statistic
 from ..switch import SwitchMixing
 from .library import library
 
@@ -30,8 +30,22 @@ class _Statistic(ctypes.Structure):
     """``statistic`` of switch.c."""
 
     _fields_ = [
-        *((n, ctypes.c_int64) for n in ('kind', 'stride', 'width')),
+        *((n, ctypes.c_int64) for n in ('kind', 'stride', 'width', 'rows')),
         *((n, ctypes.c_void_p) for n in ('mean', 'var', 'd_mean', 'd_var')),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    """``layer`` of switch.c."""
+
+    _fields_ = [
+        *((n, ctypes.c_int64) for n in ('n', 'c', 'size', 'last')),
+        *((n, ctypes.c_int64) for n in ('k', 'groups', 'softmax')),
+        *((n, ctypes.c_void_p) for n in ('mean_logits', 'var_logits')),
+        *((n, ctypes.c_void_p) for n in ('weight', 'bias')),
+        *((n, ctypes.c_double) for n in ('eps', 'spread')),
+        ('moments', ctypes.c_void_p),
+        ('statistics', _Statistic * len(STATISTICS)),
     ]
 
 
@@ -42,7 +56,8 @@ def takes(x: Tensor, mixing: Mixing) -> bool:
         and x.device.type == 'cpu'
         and x.dtype != torch.float64
         and x.numel() > 0
-        and type(x.detach()) is Tensor
+        and (type(x) is Tensor or type(x.detach()) is Tensor)
+        and len(mixing.statistics) <= len(STATISTICS)
         and library() is not None
     )
 
@@ -58,31 +73,21 @@ def forward(
     """See :mod:`sn_mm.functional.engines`."""
     data, last = _dense(x)
     (n, c), size = x.shape[:2], passes.spatial_size(x)
-    shape = (n, c, size, last)
     keep = passes.worth_keeping(n * c, x)
     moments = _doubles('moments', 2, n, c, fresh=keep)
     pools = [_pool(s, moments, size) for s in mixing.statistics]
-    _call(
-        'collect',
-        data,
-        *(*shape, mixing.spread(size)),
-        *_table(mixing, pools, c),
-        moments,
-    )
-    pools = [
-        p if p is None else s.complete(p, n * size)
-        for s, p in zip(mixing.statistics, pools)
-    ]
+    given = [_floats(t) for t in (*params, weight, bias)]
+    shape = (n, c, size, last)
+    layer = _layer(shape, mixing, given, eps, moments, pools)
+    _call('collect', layer, data)
+    if mixing.synchronized:
+        pools = [
+            p if p is None else s.complete(p, n * size)
+            for s, p in zip(mixing.statistics, pools)
+        ]
+        layer = _layer(shape, mixing, given, eps, moments, pools)
     out = torch.empty_like(data)
-    _call(
-        'apply',
-        data,
-        *(*shape, moments),
-        *_table(mixing, pools, c),
-        *_ratios(mixing.ratios(params, size, torch.float64)),
-        *(_floats(weight), _floats(bias), eps),
-        out,
-    )
+    _call('apply', layer, data, out)
     state = tuple(p for p in pools if p is not None)
     return out.to(x.dtype), moments if keep else None, state
 
@@ -105,37 +110,27 @@ def backward(
     fresh = moments is None
     if fresh:
         moments = _doubles('moments', 2, n, c)
-    pools, weight = mixing.pools(state), _floats(weight)
-    ratios = mixing.ratios(params, size, torch.float64)
+    pools = mixing.pools(state)
     grads = [
         None if p is None or s.constant else torch.empty_like(p[:2])
         for s, p in zip(mixing.statistics, pools)
     ]
+    given = [_floats(t) for t in (*params, weight, bias)]
+    shape = (n, c, size, last)
+    layer = _layer(shape, mixing, given, eps, moments, pools, grads)
     sums = _doubles('sums', 3, n, c)
-    d_weight, d_bias = d_affine = data.new_empty(2, c)
-    d_ratios = torch.empty_like(ratios)
-    shape, spread = (n, c, size, last), mixing.spread(size)
-    _call(
-        'reduce',
-        *(dy, data, *shape, spread, moments, fresh),
-        *_table(mixing, pools, c, grads),
-        *_ratios(ratios),
-        *(weight, eps, sums, d_affine, d_ratios),
-    )
-    shares = [
-        g if g is None else s.average(g, p, moments, size)
-        for s, p, g in zip(mixing.statistics, pools, grads)
-    ]
+    d_affine = data.new_empty(2, c)
+    d_logits = data.new_empty(2, *params[0].shape)
+    _call('reduce', layer, dy, data, fresh, sums, d_affine, d_logits)
+    if mixing.synchronized:
+        grads = [
+            s.average(g, p, moments, size) if s.synchronized else g
+            for s, p, g in zip(mixing.statistics, pools, grads)
+        ]
+        layer = _layer(shape, mixing, given, eps, moments, pools, grads)
     d_x = torch.empty_like(data)
-    _call(
-        'input_grad',
-        *(dy, data, *shape, spread, moments),
-        *_table(mixing, pools, c, shares),
-        *_ratios(ratios),
-        *(weight, sums, d_x),
-    )
-    d_params = mixing.logit_grad(ratios, d_ratios).to(params[0].dtype)
-    return d_x.to(x.dtype), d_weight, d_bias, list(d_params.unbind(0))
+    _call('input_grad', layer, dy, data, sums, d_x)
+    return d_x.to(x.dtype), *d_affine.unbind(0), list(d_logits.unbind(0))
 
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:
@@ -176,27 +171,54 @@ def _kind(s: Statistic) -> int:
     return _BATCH if isinstance(s, Batch) else _SAMPLE
 
 
-def _table(
+def _layer(
+    shape: tuple[int, int, int, bool],
     mixing: SwitchMixing,
+    given: list[Tensor | None],
+    eps: float,
+    moments: Tensor,
     pools: list[Tensor | None],
-    channels: int,
     grads: list[Tensor | None] | None = None,
-) -> tuple[ctypes.Array, int]:
-    """Statistics for C; pools and grads are (2 or more, rows, columns)."""
-    count = len(pools)
-    table = (_Statistic * count)()
-    for entry, s, pool, grad in zip(
-        table, mixing.statistics, pools, grads or [None] * count
-    ):
-        entry.kind, entry.stride, entry.width = _kind(s), channels, 1
-        if pool is not None:
-            columns = pool.shape[2]
-            entry.stride = columns if pool.shape[1] > 1 else 0
-            entry.width = channels // columns
-            entry.mean, entry.var = _halves(pool)
-        if grad is not None:
-            entry.d_mean, entry.d_var = _halves(grad)
-    return table, count
+) -> _Layer:
+    """What C needs to know: addresses, of tensors that the caller keeps.
+
+    Args:
+        shape: N, C, S, and whether channels are last in memory.
+        given: ratio logits of means and of variances, weight, bias.
+        pools, grads: (2 or more, rows, columns), by statistic.
+    """
+    n, c, size, last = shape
+    logits = given[0]
+    return _Layer(
+        *(n, c, size, last, logits.shape[-1]),
+        logits.shape[0] if logits.dim() > 1 else 1,
+        mixing.softmax,
+        *map(_address, given),
+        *(eps, mixing.spread(size), moments.data_ptr()),
+        tuple(
+            _entry(s, n, c, pool, grad)
+            for s, pool, grad in zip(
+                mixing.statistics, pools, grads or [None] * len(pools)
+            )
+        ),
+    )
+
+
+def _entry(
+    s: Statistic, n: int, c: int, pool: Tensor | None, grad: Tensor | None
+) -> tuple:
+    """The fields of a ``_Statistic``."""
+    if pool is None:
+        return _ROW, c, 1, 1
+    _, samples, columns = pool.shape
+    kind, width = _kind(s), c // columns
+    # what is synchronized comes divided by the rows of all processes
+    rows = 1 if s.synchronized else n if kind == _BATCH else width
+    return (
+        *(kind, columns if samples > 1 else 0, width, rows),
+        *_halves(pool),
+        *(() if grad is None else _halves(grad)),
+    )
 
 
 def _halves(t: Tensor) -> tuple[int, int]:
@@ -205,18 +227,20 @@ def _halves(t: Tensor) -> tuple[int, int]:
     return start, start + 8 * t.shape[1] * t.shape[2]
 
 
-def _ratios(ratios: Tensor) -> tuple[Tensor, int]:
-    """Ratios (2, K) or (2, G, K) and G."""
-    return ratios.contiguous(), ratios.shape[1] if ratios.dim() == 3 else 1
-
-
 def _floats(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.detach().float().contiguous()
+    if t is None or (t.dtype is torch.float32 and t.is_contiguous()):
+        return t
+    return t.detach().float().contiguous()
 
 
-def _call(name: str, *args) -> None:
+def _address(t: Tensor | None) -> int | None:
+    return None if t is None else t.data_ptr()
+
+
+def _call(name: str, layer: _Layer, *args: Tensor | bool) -> None:
     """Call sn_<name>; tensors, contiguous ones, go as their addresses."""
     getattr(library(), f'sn_{name}')(
+        ctypes.byref(layer),
         *(a.data_ptr() if isinstance(a, Tensor) else a for a in args),
         torch.get_num_threads(),
     )

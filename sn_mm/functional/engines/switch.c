@@ -22,6 +22,7 @@
 /* On fewer values than this, threads cost more than they save. */
 #define GRAIN 32768
 #define HUGE_PAGE ((uintptr_t)2 << 20)
+#define MOST_STATISTICS 4
 
 /* Which rows a statistic pools. GIVEN ones come from elsewhere. */
 enum { ROW, SAMPLE, BATCH, GIVEN };
@@ -29,48 +30,82 @@ enum { ROW, SAMPLE, BATCH, GIVEN };
 /* One statistic. Row (n, c) has the pooled index n * stride + c / width. */
 typedef struct {
   int64_t kind, stride, width;
+  int64_t rows;           /* that share the gradient of a pooled mean */
   double *mean, *var;     /* pooled moments; unused for ROW */
-  double *d_mean, *d_var; /* backward: see sn_reduce and sn_input_grad */
+  double *d_mean, *d_var; /* backward: sums over the rows that were pooled */
 } statistic;
+
+/* x in memory: (N, C, S), or (N, S, C) with `last`. */
+typedef struct {
+  int64_t n, c, size, last;
+} layout;
+
+/* A layer and what it is given. Ratios are the softmax of `logits`, or these
+ * themselves; (G, K), channels being in G groups. weight and bias, one value
+ * a channel, may be NULL. */
+typedef struct {
+  layout x;
+  int64_t k, groups, softmax;
+  const float *logits[2]; /* means' and variances' */
+  const float *weight, *bias;
+  double eps;
+  double spread;   /* by which the rows' own variance is multiplied */
+  double *moments; /* (2, N, C) */
+  statistic statistics[MOST_STATISTICS];
+} layer;
 
 /* The mixture: statistics and, for every channel, its ratios. */
 typedef struct {
   int64_t n, c, k;
   const statistic *statistics;
   const double *moments; /* (2, N, C) */
+  double *shared;        /* (2, G, K), a group's ratios */
   double *ratios;        /* (2, K, C), means' and variances' */
   int32_t *columns;      /* (K, C), c / width */
 } mixture;
 
-static mixture make_mixture(int64_t n, int64_t c, int64_t k,
-                            const statistic *statistics, const double *moments,
-                            const double *ratios, int64_t groups) {
-  mixture m = {n, c, k, statistics, moments, NULL, NULL};
+/* Softmax over k, without ROW on a single position. In double: ratios that
+ * add up to 1 in float only spoil the gradients where means are large. */
+static void softmax(const layer *l, const float *logits, double *ratios) {
+  double largest = -INFINITY, sum = 0;
+  for (int64_t j = 0; j < l->k; j++) {
+    const int none = l->x.size == 1 && l->k > 1 && l->statistics[j].kind == ROW;
+    ratios[j] = none ? -INFINITY : logits[j];
+    if (ratios[j] > largest) largest = ratios[j];
+  }
+  for (int64_t j = 0; j < l->k; j++) sum += ratios[j] = exp(ratios[j] - largest);
+  for (int64_t j = 0; j < l->k; j++) ratios[j] /= sum;
+}
+
+static mixture make_mixture(const layer *l) {
+  const int64_t c = l->x.c, k = l->k, groups = l->groups, each = c / groups;
+  mixture m = {l->x.n, c, k, l->statistics, l->moments, NULL, NULL, NULL};
+  m.shared = malloc(2 * k * groups * sizeof(double));
   m.ratios = malloc(2 * k * c * sizeof(double));
   m.columns = malloc(k * c * sizeof(int32_t));
+  for (int64_t h = 0; h < 2; h++)
+    for (int64_t g = 0; g < groups; g++) {
+      const float *logits = l->logits[h] + g * k;
+      double *ratios = m.shared + (h * groups + g) * k;
+      for (int64_t j = 0; j < k; j++) ratios[j] = logits[j];
+      if (l->softmax) softmax(l, logits, ratios);
+      for (int64_t j = 0; j < k; j++)
+        for (int64_t e = 0; e < each; e++)
+          m.ratios[(h * k + j) * c + g * each + e] = ratios[j];
+    }
   for (int64_t j = 0; j < k; j++) {
-    const int64_t width = statistics[j].width, per_group = c / groups;
+    const int64_t width = l->statistics[j].width;
     for (int64_t i = 0; i < c; i += width)
       for (int64_t e = i; e < i + width; e++) m.columns[j * c + e] = i / width;
-    for (int64_t g = 0; g < groups; g++)
-      for (int64_t i = g * per_group; i < (g + 1) * per_group; i++) {
-        m.ratios[j * c + i] = ratios[g * k + j];
-        m.ratios[(k + j) * c + i] = ratios[(groups + g) * k + j];
-      }
   }
   return m;
 }
 
 static void free_mixture(mixture m) {
+  free(m.shared);
   free(m.ratios);
   free(m.columns);
 }
-
-/* x in memory: (N, C, S), or (N, S, C) with `last`. */
-typedef struct {
-  int64_t n, c, size;
-  int last;
-} layout;
 
 /* x as chunks of channels of one sample. Of many channels where rows are
  * short, since the numbers of a row then cost as much as the row, and where
@@ -219,13 +254,12 @@ static inline void chunk_moments(layout in, chunk at, const float *x,
   for (; r < at.width; r++) row_moments(x + r * size, size, mean + r, var + r);
 }
 
-/* Moments of every row, the variance times `spread`, and pooled ones. */
-void sn_collect(const float *x, int64_t n, int64_t c, int64_t size, int last,
-                double spread, const statistic *statistics, int64_t k,
-                double *moments, int threads) {
-  const int64_t count = n * c;
-  const chunks all = make_chunks((layout){n, c, size, last}, threads);
-#pragma omp parallel num_threads(threads) if (count * size > GRAIN)
+/* Moments of every row, and pooled ones. */
+void sn_collect(const layer *l, const float *x, int threads) {
+  const int64_t n = l->x.n, c = l->x.c, count = n * c;
+  double *moments = l->moments;
+  const chunks all = make_chunks(l->x, threads);
+#pragma omp parallel num_threads(threads) if (count * l->x.size > GRAIN)
   {
 #pragma omp for schedule(static, 1)
     for (int t = 0; t < threads; t++)
@@ -235,10 +269,10 @@ void sn_collect(const float *x, int64_t n, int64_t c, int64_t size, int last,
         chunk_moments(all.x, at, x, moments + at.row,
                       moments + count + at.row);
         for (int64_t r = at.row; r < at.row + at.width; r++)
-          moments[count + r] *= spread;
+          moments[count + r] *= l->spread;
       }
-    for (int64_t j = 0; j < k; j++) {
-      const statistic *s = statistics + j;
+    for (int64_t j = 0; j < l->k; j++) {
+      const statistic *s = l->statistics + j;
       if (s->kind == SAMPLE) {
 #pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < n; i++)
@@ -252,18 +286,17 @@ void sn_collect(const float *x, int64_t n, int64_t c, int64_t size, int last,
   }
 }
 
-/* y = weight * (x - mu) / sqrt(var + eps) + bias. weight and bias, one value
- * a channel, may be NULL. `near` is the row's own mean as a float: x - near
- * does not cancel, and the constant term makes up for the difference. */
-void sn_apply(const float *x, int64_t n, int64_t c, int64_t size, int last,
-              const double *moments, const statistic *statistics, int64_t k,
-              const double *ratios, int64_t groups, const float *weight,
-              const float *bias, double eps, float *y, int threads) {
-  const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
-  const chunks all = make_chunks((layout){n, c, size, last}, threads);
-  advise(y, n * c * size * sizeof(float));
+/* y = weight * (x - mu) / sqrt(var + eps) + bias. `near` is the row's own
+ * mean as a float: x - near does not cancel, and the constant term makes up
+ * for the difference. */
+void sn_apply(const layer *l, const float *x, float *y, int threads) {
+  const int64_t c = l->x.c, size = l->x.size, values = l->x.n * c * size;
+  const float *weight = l->weight, *bias = l->bias;
+  const mixture m = make_mixture(l);
+  const chunks all = make_chunks(l->x, threads);
+  advise(y, values * sizeof(float));
 #pragma omp parallel for schedule(static, 1) num_threads(threads) \
-    if (n * c * size > GRAIN)
+    if (values > GRAIN)
   for (int t = 0; t < threads; t++)
     for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
          i++) {
@@ -273,14 +306,15 @@ void sn_apply(const float *x, int64_t n, int64_t c, int64_t size, int last,
       mix(&m, at, mu, var);
       for (int64_t e = 0; e < at.width; e++) {
         const int64_t channel = at.start + e;
-        const double a = (weight ? weight[channel] : 1.) / sqrt(var[e] + eps);
-        near[e] = moments[at.row + e];
+        const double w = weight ? weight[channel] : 1.;
+        const double a = w / sqrt(var[e] + l->eps);
+        near[e] = l->moments[at.row + e];
         scale[e] = a;
         constant[e] = (bias ? bias[channel] : 0.) - a * (mu[e] - near[e]);
       }
       const float *in = x + at.first;
       float *out = y + at.first;
-      if (last)
+      if (l->x.last)
         column_affine(in, size, c, at.width, near, scale, constant, out);
       else
         for (int64_t e = 0; e < at.width; e++, in += size, out += size)
@@ -366,28 +400,35 @@ static void sum_sample(const mixture *m, int64_t j, int64_t n,
   }
 }
 
-/* (2, K, C) to (2, G, K): a group's channels share their ratios. */
-static void sum_groups(const mixture *m, const double *by_channel,
-                       int64_t groups, double *d_ratios) {
-  const int64_t width = m->c / groups;
+/* Gradients of the logits (2, G, K) from those of every channel's ratios
+ * (2, K, C): a group's channels share theirs. */
+static void sum_groups(const layer *l, const mixture *m,
+                       const double *by_channel, float *d_logits) {
+  const int64_t width = m->c / l->groups;
   for (int64_t h = 0; h < 2; h++)
-    for (int64_t g = 0; g < groups; g++)
+    for (int64_t g = 0; g < l->groups; g++) {
+      const int64_t first = (h * l->groups + g) * m->k;
+      double sums[MOST_STATISTICS], mean = 0;
       for (int64_t j = 0; j < m->k; j++) {
         const double *from = by_channel + (h * m->k + j) * m->c + g * width;
-        double sum = 0;
-        for (int64_t e = 0; e < width; e++) sum += from[e];
-        d_ratios[(h * groups + g) * m->k + j] = sum;
+        sums[j] = 0;
+        for (int64_t e = 0; e < width; e++) sums[j] += from[e];
+        mean += m->shared[first + j] * sums[j];
       }
+      for (int64_t j = 0; j < m->k; j++)
+        d_logits[first + j] =
+            l->softmax ? m->shared[first + j] * (sums[j] - mean) : sums[j];
+    }
 }
 
 /* A chunk's share of sn_reduce. */
-static inline void reduce_chunk(const mixture *m, layout in, chunk at,
-                                const float *dy, const float *x, double spread,
-                                double *moments, int fresh, double eps,
+static inline void reduce_chunk(const layer *l, const mixture *m, chunk at,
+                                const float *dy, const float *x, int fresh,
                                 double *sums) {
+  const layout in = l->x;
   const int64_t count = m->n * m->c, size = in.size;
   double s0[CHUNK], s1[CHUNK], mu[CHUNK], var[CHUNK];
-  double *mean = moments + at.row, *var_of = mean + count;
+  double *mean = l->moments + at.row, *var_of = mean + count;
   float near[CHUNK];
   x += at.first;
   dy += at.first;
@@ -404,11 +445,12 @@ static inline void reduce_chunk(const mixture *m, layout in, chunk at,
         row_products(dy, x, size, near[e], s0 + e, s1 + e);
       }
     }
-  for (int64_t e = 0; fresh && e < at.width; e++) var_of[e] *= spread;
+  for (int64_t e = 0; fresh && e < at.width; e++)
+    var_of[e] *= l->spread;
   mix(m, at, mu, var);
   for (int64_t e = 0; e < at.width; e++) {
     const int64_t r = at.row + e;
-    const double rstd = 1 / sqrt(var[e] + eps);
+    const double rstd = 1 / sqrt(var[e] + l->eps);
     sums[r] = s0[e];
     sums[count + r] = (s1[e] - (mu[e] - near[e]) * s0[e]) * rstd;
     sums[2 * count + r] = rstd;
@@ -419,38 +461,33 @@ static inline void reduce_chunk(const mixture *m, layout in, chunk at,
  *
  * Of every row, into `sums` (3, N, C): sum(dy), sum(dy * (x - mu)) * rstd and
  * rstd = 1 / sqrt(var + eps). Then d_affine (2, C), of weight and bias,
- * d_ratios (2, G, K), and into each statistic's d_mean and d_var the sums of
- * its gradients over the rows that it pools. With `fresh`, `moments` are
+ * d_logits (2, G, K), and into each statistic's d_mean and d_var the sums of
+ * its gradients over the rows that it pools. With `fresh`, the moments are
  * computed anew and written, in the same sweep. */
-void sn_reduce(const float *dy, const float *x, int64_t n, int64_t c,
-               int64_t size, int last, double spread, double *moments,
-               int fresh, const statistic *statistics, int64_t k,
-               const double *ratios, int64_t groups, const float *weight,
-               double eps, double *sums, float *d_affine, double *d_ratios,
-               int threads) {
-  const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
-  const int64_t count = n * c;
-  const chunks all = make_chunks((layout){n, c, size, last}, threads);
-  double *by_channel = malloc(2 * k * c * sizeof(double));
-#pragma omp parallel num_threads(threads) if (count * size > GRAIN)
+void sn_reduce(const layer *l, const float *dy, const float *x, int fresh,
+               double *sums, float *d_affine, float *d_logits, int threads) {
+  const int64_t n = l->x.n, c = l->x.c, count = n * c;
+  const mixture m = make_mixture(l);
+  const chunks all = make_chunks(l->x, threads);
+  double *by_channel = malloc(2 * m.k * c * sizeof(double));
+#pragma omp parallel num_threads(threads) if (count * l->x.size > GRAIN)
   {
 #pragma omp for schedule(static, 1)
     for (int t = 0; t < threads; t++)
       for (int64_t i = share(&all, t, threads); i < share(&all, t + 1, threads);
            i++)
-        reduce_chunk(&m, all.x, chunk_at(&all, i), dy, x, spread, moments,
-                     fresh, eps, sums);
+        reduce_chunk(l, &m, chunk_at(&all, i), dy, x, fresh, sums);
 #pragma omp for schedule(static) nowait
     for (int64_t start = 0; start < c; start += CHUNK)
-      sum_channels(&m, sums, weight, start, shorter(c, start + CHUNK),
+      sum_channels(&m, sums, l->weight, start, shorter(c, start + CHUNK),
                    d_affine, by_channel);
-    for (int64_t j = 0; j < k; j++) {
-      if (statistics[j].kind != SAMPLE) continue;
+    for (int64_t j = 0; j < m.k; j++) {
+      if (m.statistics[j].kind != SAMPLE) continue;
 #pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < n; i++) sum_sample(&m, j, i, sums, weight);
+      for (int64_t i = 0; i < n; i++) sum_sample(&m, j, i, sums, l->weight);
     }
   }
-  sum_groups(&m, by_channel, groups, d_ratios);
+  sum_groups(l, &m, by_channel, d_logits);
   free(by_channel);
   free_mixture(m);
 }
@@ -474,27 +511,24 @@ static inline void moments_grad(const mixture *m, chunk at,
         d_v[e] += of_var[e] * g_var[e];
       }
     } else if (s->kind != GIVEN) {
+      const double part = 1. / s->rows;
       for (int64_t e = 0; e < at.width; e++) {
         const int64_t i = first + column[e];
-        d_m[e] += s->d_mean[i] + 2 * (own[e] - s->mean[i]) * s->d_var[i];
-        d_v[e] += s->d_var[i];
+        const double share = part * s->d_var[i];
+        d_m[e] += part * s->d_mean[i] + 2 * (own[e] - s->mean[i]) * share;
+        d_v[e] += share;
       }
     }
   }
 }
 
-/* dx = scale * dy + (d_m + 2 * d_v * (x - m)) / S. d_mean and d_var of the
- * statistics now hold each pooled row's share in their gradient. */
-void sn_input_grad(const float *dy, const float *x, int64_t n, int64_t c,
-                   int64_t size, int last, double spread,
-                   const double *moments, const statistic *statistics,
-                   int64_t k, const double *ratios, int64_t groups,
-                   const float *weight, const double *sums, float *dx,
-                   int threads) {
-  const mixture m = make_mixture(n, c, k, statistics, moments, ratios, groups);
-  const int64_t count = n * c;
+/* dx = scale * dy + (d_m + 2 * d_v * (x - m)) / S. */
+void sn_input_grad(const layer *l, const float *dy, const float *x,
+                   const double *sums, float *dx, int threads) {
+  const int64_t c = l->x.c, size = l->x.size, count = l->x.n * c;
+  const mixture m = make_mixture(l);
+  const chunks all = make_chunks(l->x, threads);
   advise(dx, count * size * sizeof(float));
-  const chunks all = make_chunks((layout){n, c, size, last}, threads);
 #pragma omp parallel for schedule(static, 1) num_threads(threads) \
     if (count * size > GRAIN)
   for (int t = 0; t < threads; t++)
@@ -504,21 +538,21 @@ void sn_input_grad(const float *dy, const float *x, int64_t n, int64_t c,
       double g_mu[CHUNK], g_var[CHUNK], d_m[CHUNK], d_v[CHUNK];
       float scale[CHUNK], near[CHUNK], slope[CHUNK], constant[CHUNK];
       for (int64_t e = 0; e < at.width; e++) {
-        const double w = weight ? weight[at.start + e] : 1.;
+        const double w = l->weight ? l->weight[at.start + e] : 1.;
         mixed_grad(sums, count, at.row + e, w, g_mu + e, g_var + e);
         scale[e] = w * sums[2 * count + at.row + e];
       }
       moments_grad(&m, at, g_mu, g_var, d_m, d_v);
       for (int64_t e = 0; e < at.width; e++) {
-        const double own = moments[at.row + e];
-        const double b = 2 * spread * d_v[e] / size;
+        const double own = l->moments[at.row + e];
+        const double b = 2 * l->spread * d_v[e] / size;
         near[e] = own;
         slope[e] = b;
         constant[e] = d_m[e] / size - b * (own - near[e]);
       }
       const float *g = dy + at.first, *in = x + at.first;
       float *out = dx + at.first;
-      if (last)
+      if (l->x.last)
         column_combination(g, in, size, c, at.width, scale, near, slope,
                            constant, out);
       else

@@ -88,6 +88,15 @@ def test_a_large_mean_costs_no_more_digits_in_either_format(shape):
         assert error <= 1.01 * relative_error(batch_norm(x), want)
 
 
+@pytest.mark.parametrize('channels,groups', [(1, 1), (6, 1), (6, 3), (6, 6)])
+def test_pools_of_one_channel_and_of_all(channels, groups):
+    kwargs = dict(statistics=('gn', 'ln', 'in', 'bn'), num_groups=groups)
+    layer = layer_for((4, channels), **kwargs)
+    x, dy = batch_for((4, channels, 5, 7), last=False)
+    want = run_reference(layer, x, dy, use_running=False)
+    assert_close(run(layer, x, dy), want, 2e-4)
+
+
 @pytest.mark.parametrize('last', [False, True])
 @pytest.mark.parametrize('shape', [(3, 140, 40, 31), (96, 33, 7, 7)])
 def test_results_do_not_depend_on_the_number_of_threads(shape, last):
