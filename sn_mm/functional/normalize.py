@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from . import passes
 from .engines import engine_for
 from .mixing import Mixing, State
+from .tracing import is_traced, leaves_torch
 
 
 def normalize(
@@ -42,7 +43,7 @@ def normalize(
         y, shaped, typed and laid out like x, and the mixing's batch
         statistics, detached.
     """
-    if torch.jit.is_tracing() or _is_compiling():
+    if is_traced():
         return composite(x, weight, bias, eps, mixing, *params)
     y, *state = _Normalize.apply(x, weight, bias, eps, mixing, *params)
     return y, tuple(state)
@@ -70,7 +71,7 @@ def composite(
     if ones:
         v = v.flatten(2).mean(-1)
     moments, size = torch.stack([m, v]), passes.spatial_size(x)
-    if not _leaves_torch():  # not every runtime computes in float64
+    if not leaves_torch():  # not every runtime computes in float64
         moments = passes.widen(moments)
     state = mixing.collect(moments, size)
     mu, var = mixing.mix(moments, size, state, *params).unbind(0)
@@ -91,7 +92,7 @@ def composite(
 
 def _stored(t: Tensor) -> Tensor:
     """t, not computed anew for every value that it is combined with."""
-    if _leaves_torch() or not t.requires_grad:
+    if leaves_torch() or not t.requires_grad:
         return t
     return torch.as_strided(t, t.shape, t.stride())
 
@@ -127,24 +128,9 @@ class _Normalize(torch.autograd.Function):
             params,
         )
         grads = [
-            None if p is None else d.to(p.dtype)
+            None if p is None else passes.cast(d, p.dtype)
             for d, p in zip(
                 (d_weight, d_bias, *d_params), (weight, bias, *params)
             )
         ]
         return (d_x, *grads[:2], None, None, *grads[2:])
-
-
-def _is_compiling() -> bool:
-    compiler = getattr(torch, 'compiler', None)
-    if hasattr(compiler, 'is_compiling'):
-        return compiler.is_compiling()
-    return torch._dynamo.is_compiling()
-
-
-def _leaves_torch() -> bool:
-    """Whether this goes into a file, for other runtimes to read."""
-    compiler = getattr(torch, 'compiler', None)
-    if hasattr(compiler, 'is_exporting') and compiler.is_exporting():
-        return True
-    return torch.jit.is_tracing()

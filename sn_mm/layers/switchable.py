@@ -18,6 +18,7 @@ from sn_mm.functional import (
     make_statistics,
     normalize,
 )
+from sn_mm.functional.running import move
 from sn_mm.functional.statistics import Batch, Running
 
 from .hard import RATIOS as _RATIOS
@@ -176,8 +177,7 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
         if self.training and tracks and not batch.constant:
             for name, pooled in zip(names, mixing.pools(state)):
                 if name == 'bn':
-                    batch_moments = pooled.squeeze(1).to(self.running_mean)
-                    self._track(x, *batch_moments)
+                    self._track(x, pooled)
         return y
 
     def ratios(self) -> dict[str, Tensor]:
@@ -255,19 +255,15 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             return Batch()
         return Running(self.running_mean, self.running_var)
 
-    # no_grad is entered inside and not a decorator: torch.compile of 2.1
-    # cannot call a decorated method of a base class.
-    def _track(self, x: Tensor, mean: Tensor, var: Tensor) -> None:
-        """Move the running statistics, in place, towards the batch's."""
+    def _track(self, x: Tensor, pooled: Tensor) -> None:
+        """Move the running statistics towards the batch's, pooled."""
         if not x.numel():
             return
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            step = self.momentum
-            if step is None:
-                step = 1 / self.num_batches_tracked.to(self.running_mean)
-            self.running_mean.lerp_(mean, step)
-            self.running_var.lerp_(var, step)
+        self.num_batches_tracked.add_(1)
+        step = self.momentum
+        if step is None:
+            step = 1 / self.num_batches_tracked.to(self.running_mean)
+        move(self.running_mean, self.running_var, pooled, step)
 
     # -- input -----------------------------------------------------------
     def _check_input_dim(self, x: Tensor) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import functools
 from typing import Callable
 
-import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from sn_mm.functional.distributed import SyncBatch
 from sn_mm.functional.groups import Spec, SyncGroup
+from sn_mm.functional.running import move
 from sn_mm.functional.statistics import Batch
 
 from .switchable import SN2d
@@ -104,21 +104,17 @@ class SyncSN(SN2d):
             return SN2d._batch_statistic(self)
         return SyncBatch(group)
 
-    @torch.no_grad()
-    def _track(
-        self, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None = None
-    ) -> None:
-        if count is None:
-            return SN2d._track(self, x, mean, var)
-        # No branch on count: reading it would stall a GPU.
-        seen = count[0] > 0
+    def _track(self, x: Tensor, pooled: Tensor) -> None:
+        if len(pooled) == 2:
+            return SN2d._track(self, x, pooled)
+        # No branch on the count: reading it would stall a GPU.
+        seen = pooled[2, 0, 0] > 0
         self.num_batches_tracked.add_(seen)
         step = self.momentum
         if step is None:
             step = 1 / self.num_batches_tracked.clamp(min=1)
         step = (seen * step).to(self.running_mean)
-        self.running_mean.lerp_(mean, step)
-        self.running_var.lerp_(var, step)
+        move(self.running_mean, self.running_var, pooled, step)
 
 
 @functools.cache

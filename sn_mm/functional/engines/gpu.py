@@ -35,8 +35,8 @@ _logger = logging.getLogger(__name__)
 def takes(x: Tensor, mixing: Mixing) -> bool:
     """Whether this engine can compute it."""
     return (
-        isinstance(mixing, SwitchMixing)
-        and x.is_cuda
+        x.is_cuda
+        and isinstance(mixing, SwitchMixing)
         and x.dtype in _DTYPES
         and x.numel() > 0
         and type(x.detach()) is Tensor

@@ -29,12 +29,12 @@ _FLAGS = ((_WIDE, '-fopenmp'), ('-fopenmp',), ('-fopenmp-simd',), ())
 _logger = logging.getLogger(__name__)
 
 _P, _C = ctypes.c_void_p, ctypes.c_int
-# after the layer, and before the number of threads
 _SIGNATURES = {
-    'collect': (_P,),
-    'apply': (_P, _P),
-    'reduce': (_P, _P, _C, _P, _P, _P),
-    'input_grad': (_P, _P, _P, _P),
+    'collect': (_P, _P, _C),
+    'apply': (_P, _P, _P, _C),
+    'reduce': (_P, _P, _P, _C, *5 * (_P,), _C),
+    'input_grad': (_P, _P, _P, _P, _P, _C),
+    'move': (_P, _P, _P, ctypes.c_int64, ctypes.c_double),
 }
 
 
@@ -57,7 +57,7 @@ def library() -> ctypes.CDLL | None:
     for name, types in _SIGNATURES.items():
         function = getattr(loaded, f'sn_{name}')
         function.restype = None
-        function.argtypes = (_P, *types, _C)
+        function.argtypes = types
     return loaded
 
 

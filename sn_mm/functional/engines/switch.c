@@ -331,11 +331,11 @@ static inline void mixed_grad(const double *sums, int64_t count, int64_t r,
   *d_var = -0.5 * scale * rstd * sums[count + r];
 }
 
-/* Of channels [start, end): d_weight and d_bias (2, C), gradients of each
+/* Of channels [start, end): gradients of weight and bias (C), of each
  * channel's ratios (2, K, C), and BN's d_mean and d_var. */
 static void sum_channels(const mixture *m, const double *sums,
                          const float *weight, int64_t start, int64_t end,
-                         float *d_affine, double *d_ratios) {
+                         float *of_weight, float *of_bias, double *d_ratios) {
   const int64_t count = m->n * m->c, width = end - start;
   double d_weight[CHUNK] = {0}, d_bias[CHUNK] = {0};
   double d_mu[CHUNK] = {0}, d_var[CHUNK] = {0};
@@ -367,8 +367,8 @@ static void sum_channels(const mixture *m, const double *sums,
     }
   }
   for (int64_t e = 0; e < width; e++) {
-    d_affine[start + e] = d_weight[e];
-    d_affine[m->c + start + e] = d_bias[e];
+    of_weight[start + e] = d_weight[e];
+    of_bias[start + e] = d_bias[e];
   }
   for (int64_t j = 0; j < m->k; j++) {
     const statistic *s = m->statistics + j;
@@ -400,24 +400,24 @@ static void sum_sample(const mixture *m, int64_t j, int64_t n,
   }
 }
 
-/* Gradients of the logits (2, G, K) from those of every channel's ratios
+/* Gradients of the logits (G, K) from those of every channel's ratios
  * (2, K, C): a group's channels share theirs. */
 static void sum_groups(const layer *l, const mixture *m,
-                       const double *by_channel, float *d_logits) {
+                       const double *by_channel, float *const *d_logits) {
   const int64_t width = m->c / l->groups;
   for (int64_t h = 0; h < 2; h++)
     for (int64_t g = 0; g < l->groups; g++) {
-      const int64_t first = (h * l->groups + g) * m->k;
+      const double *ratios = m->shared + (h * l->groups + g) * m->k;
       double sums[MOST_STATISTICS], mean = 0;
       for (int64_t j = 0; j < m->k; j++) {
         const double *from = by_channel + (h * m->k + j) * m->c + g * width;
         sums[j] = 0;
         for (int64_t e = 0; e < width; e++) sums[j] += from[e];
-        mean += m->shared[first + j] * sums[j];
+        mean += ratios[j] * sums[j];
       }
       for (int64_t j = 0; j < m->k; j++)
-        d_logits[first + j] =
-            l->softmax ? m->shared[first + j] * (sums[j] - mean) : sums[j];
+        d_logits[h][g * m->k + j] =
+            l->softmax ? ratios[j] * (sums[j] - mean) : sums[j];
     }
 }
 
@@ -460,12 +460,13 @@ static inline void reduce_chunk(const layer *l, const mixture *m, chunk at,
 /* Everything of the backward but x's gradient.
  *
  * Of every row, into `sums` (3, N, C): sum(dy), sum(dy * (x - mu)) * rstd and
- * rstd = 1 / sqrt(var + eps). Then d_affine (2, C), of weight and bias,
- * d_logits (2, G, K), and into each statistic's d_mean and d_var the sums of
- * its gradients over the rows that it pools. With `fresh`, the moments are
+ * rstd = 1 / sqrt(var + eps). Then d_weight and d_bias (C), the gradients of
+ * both moments' logits (G, K), and into each statistic's d_mean and d_var the
+ * sums of its gradients over the rows that it pools. With `fresh`, the moments are
  * computed anew and written, in the same sweep. */
 void sn_reduce(const layer *l, const float *dy, const float *x, int fresh,
-               double *sums, float *d_affine, float *d_logits, int threads) {
+               double *sums, float *d_weight, float *d_bias,
+               float *d_mean_logits, float *d_var_logits, int threads) {
   const int64_t n = l->x.n, c = l->x.c, count = n * c;
   const mixture m = make_mixture(l);
   const chunks all = make_chunks(l->x, threads);
@@ -480,14 +481,14 @@ void sn_reduce(const layer *l, const float *dy, const float *x, int fresh,
 #pragma omp for schedule(static) nowait
     for (int64_t start = 0; start < c; start += CHUNK)
       sum_channels(&m, sums, l->weight, start, shorter(c, start + CHUNK),
-                   d_affine, by_channel);
+                   d_weight, d_bias, by_channel);
     for (int64_t j = 0; j < m.k; j++) {
       if (m.statistics[j].kind != SAMPLE) continue;
 #pragma omp for schedule(static) nowait
       for (int64_t i = 0; i < n; i++) sum_sample(&m, j, i, sums, l->weight);
     }
   }
-  sum_groups(l, &m, by_channel, d_logits);
+  sum_groups(l, &m, by_channel, (float *[]){d_mean_logits, d_var_logits});
   free(by_channel);
   free_mixture(m);
 }
@@ -562,4 +563,13 @@ void sn_input_grad(const layer *l, const float *dy, const float *x,
                           constant[e], out);
     }
   free_mixture(m);
+}
+
+/* mean and var (C) a part `step` of the way towards the batch's (2, C). */
+void sn_move(float *mean, float *var, const double *batch, int64_t c,
+             double step) {
+  for (int64_t i = 0; i < c; i++) {
+    mean[i] += step * (batch[i] - mean[i]);
+    var[i] += step * (batch[c + i] - var[i]);
+  }
 }

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from . import aten
-from .numbers import accumulation_dtype, widen
+from .numbers import accumulation_dtype, cast, widen
 
 __all__ = [
     'accumulation_dtype',
     'apply',
+    'cast',
     'channels_last',
     'dense',
     'input_grad',
