@@ -257,13 +257,15 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
 
     def _track(self, x: Tensor, pooled: Tensor) -> None:
         """Move the running statistics towards the batch's, pooled."""
-        if not x.numel():
-            return
-        self.num_batches_tracked.add_(1)
-        step = self.momentum
-        if step is None:
-            step = 1 / self.num_batches_tracked.to(self.running_mean)
-        move(self.running_mean, self.running_var, pooled, step)
+        if pooled.shape[0] == 2 and not x.numel():
+            return  # and no other process has anything, either
+        move(
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            pooled,
+            self.momentum,
+        )
 
     # -- input -----------------------------------------------------------
     def _check_input_dim(self, x: Tensor) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sn_mm.functional.distributed import SyncBatch
 from sn_mm.functional.groups import Spec, SyncGroup
-from sn_mm.functional.running import move
 from sn_mm.functional.statistics import Batch
 
 from .switchable import SN2d
@@ -103,18 +102,6 @@ class SyncSN(SN2d):
         if group is None:
             return SN2d._batch_statistic(self)
         return SyncBatch(group)
-
-    def _track(self, x: Tensor, pooled: Tensor) -> None:
-        if len(pooled) == 2:
-            return SN2d._track(self, x, pooled)
-        # No branch on the count: reading it would stall a GPU.
-        seen = pooled[2, 0, 0] > 0
-        self.num_batches_tracked.add_(seen)
-        step = self.momentum
-        if step is None:
-            step = 1 / self.num_batches_tracked.clamp(min=1)
-        step = (seen * step).to(self.running_mean)
-        move(self.running_mean, self.running_var, pooled, step)
 
 
 @functools.cache

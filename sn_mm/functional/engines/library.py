@@ -34,7 +34,7 @@ _SIGNATURES = {
     'apply': (_P, _P, _P, _C),
     'reduce': (_P, _P, _P, _C, *5 * (_P,), _C),
     'input_grad': (_P, _P, _P, _P, _P, _C),
-    'move': (_P, _P, _P, ctypes.c_int64, ctypes.c_double),
+    'move': (*4 * (_P,), *2 * (ctypes.c_int64,), ctypes.c_double),
 }
 
 

@@ -136,27 +136,32 @@ def backward(
 
 
 def moves(
-    mean: Tensor, var: Tensor, pooled: Tensor, step: Tensor | float
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor,
+    pooled: Tensor,
+    momentum: float | None,
 ) -> bool:
     """Whether :func:`move` can compute it."""
     return (
-        isinstance(step, float)
+        momentum is not None
         and _is_plain(mean, torch.float32)
         and _is_plain(var, torch.float32)
+        and _is_plain(count, torch.int64)
         and _is_plain(pooled, torch.float64)
         and library() is not None
     )
 
 
-def move(mean: Tensor, var: Tensor, pooled: Tensor, step: float) -> None:
+def move(
+    mean: Tensor, var: Tensor, count: Tensor, pooled: Tensor, momentum: float
+) -> None:
     """See :mod:`sn_mm.functional.running`.
 
-    PyTorch's seven operations take 0.15 ms when the caches are full of x.
+    PyTorch's eight operations take 0.15 ms when the caches are full of x.
     """
-    library().sn_move(
-        *(mean.data_ptr(), var.data_ptr(), pooled.data_ptr()),
-        *(mean.numel(), step),
-    )
+    addresses = [t.data_ptr() for t in (mean, var, count, pooled)]
+    library().sn_move(*addresses, *pooled.shape[::2], momentum)
 
 
 def _is_plain(t: Tensor, dtype: torch.dtype) -> bool:

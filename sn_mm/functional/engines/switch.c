@@ -565,9 +565,13 @@ void sn_input_grad(const layer *l, const float *dy, const float *x,
   free_mixture(m);
 }
 
-/* mean and var (C) a part `step` of the way towards the batch's (2, C). */
-void sn_move(float *mean, float *var, const double *batch, int64_t c,
-             double step) {
+/* Running mean and var (C) a part `step` of the way towards the batch's
+ * (2, C). With a third row, the number of positions: nothing if there is none.
+ */
+void sn_move(float *mean, float *var, int64_t *count, const double *batch,
+             int64_t rows, int64_t c, double step) {
+  if (rows > 2 && !(batch[2 * c] > 0)) return;
+  *count += 1;
   for (int64_t i = 0; i < c; i++) {
     mean[i] += step * (batch[i] - mean[i]);
     var[i] += step * (batch[c + i] - var[i]);
