@@ -92,7 +92,7 @@ def composite(
 
 def _stored(t: Tensor) -> Tensor:
     """t, not computed anew for every value that it is combined with."""
-    if leaves_torch() or not t.requires_grad:
+    if leaves_torch():
         return t
     return torch.as_strided(t, t.shape, t.stride())
 

@@ -119,8 +119,8 @@ def backward(
     layer = _layer(shape, mixing, given, eps, moments, pools, grads)
     sums = _scratch('sums', 3 * n * c)
     results = [
-        torch.empty(shape, dtype=torch.float32)
-        for shape in (c, c, params[0].shape, params[1].shape)
+        torch.empty(like, dtype=torch.float32)
+        for like in (c, c, *(p.shape for p in params))
     ]
     _call('reduce', layer, dy, data, fresh, sums, *results)
     if mixing.synchronized:
