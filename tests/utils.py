@@ -3,10 +3,21 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 import torch
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from sn_mm.functional import switchable_norm_reference
+
+needs_compile = pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.1')
+    or sys.version_info >= (3, 13)
+    and digit_version(torch.__version__) < digit_version('2.6'),
+    reason='torch.compile does not take this Python',
+)
 
 
 def relative_error(got: Tensor, want: Tensor, floor: float = 1e-3) -> float:

@@ -5,6 +5,7 @@
     python tools/benchmark.py layers --device cuda --dtype float16
     python tools/benchmark.py detector --norms SN GN BN
     python tools/benchmark.py inference --images 1 --threads 2
+    python tools/benchmark.py compiled --size 512
     python tools/benchmark.py growth --plot docs/images/growth.png
 
 Run it on a quiet machine. All norms are measured in turns, in one run.
@@ -15,7 +16,7 @@ import sys
 
 import torch
 
-from sn_mm.benchmark import inference, layers, report, steps
+from sn_mm.benchmark import compiled, inference, layers, report, steps
 
 
 def parse_args():
@@ -25,16 +26,20 @@ def parse_args():
     )
     parser.add_argument(
         'what',
-        choices=['layers', 'growth', 'detector', 'segmentor', 'inference'],
-        help='single layers, layers on growing inputs, whole steps, or a '
-        'detector with hard and folded SN in evaluation',
+        choices=[
+            *('layers', 'growth', 'detector', 'segmentor'),
+            *('inference', 'compiled'),
+        ],
+        help='single layers, layers on growing inputs, whole steps, a '
+        'detector with hard and folded SN in evaluation, or a backbone as it '
+        'is and with torch.compile',
     )
     parser.add_argument(
         '--norms',
         nargs='+',
         metavar='NORM',
         help=f'for layers out of {", ".join(layers.NORMS)}; for whole steps '
-        f'out of {", ".join(steps.NORM_CFGS)}',
+        f'and backbones out of {", ".join(steps.NORM_CFGS)}',
     )
     parser.add_argument('--mode', choices=['train', 'eval'], default='train')
     parser.add_argument('--device', default='cpu')
@@ -102,6 +107,19 @@ def run_inference(args) -> list[dict]:
     return rows
 
 
+def run_compiled(args) -> list[dict]:
+    rows = compiled.benchmark_compiled(
+        args.norms or ['SN', 'BN', 'GN', compiled.WITHOUT],
+        training=args.mode == 'train',
+        size=args.size,
+        images=args.images,
+        device=args.device,
+        repeats=args.repeats,
+    )
+    print(report.compiled_table(rows))
+    return rows
+
+
 def main() -> None:
     args = parse_args()
     if args.threads:
@@ -109,7 +127,10 @@ def main() -> None:
     for name, value in report.machine().items():
         print(f'{name}: {value}')
     runs = dict(
-        detector=run_steps, segmentor=run_steps, inference=run_inference
+        detector=run_steps,
+        segmentor=run_steps,
+        inference=run_inference,
+        compiled=run_compiled,
     )
     try:
         rows = runs.get(args.what, run_layers)(args)

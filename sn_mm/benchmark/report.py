@@ -76,6 +76,19 @@ def step_table(rows: list[dict], bases: Sequence[str] = ('BN', 'GN')) -> str:
     return '\n'.join(lines)
 
 
+def compiled_table(rows: list[dict]) -> str:
+    """Milliseconds of a network as it is and compiled, and the ratio."""
+    lines = [
+        _row(['norm', 'ms', 'compiled, ms', 'compiled / eager']),
+        _row(['---', *['---:'] * 3]),
+    ]
+    for r in rows:
+        ms, compiled = r['ms'], r['compiled_ms']
+        numbers = f'{ms:.1f}', f'{compiled:.1f}', f'{compiled / ms:.2f}'
+        lines.append(_row([r['norm'], *numbers]))
+    return '\n'.join(lines)
+
+
 def write_json(path: str | Path, results: dict) -> None:
     """Results and the machine they were taken on, written whole or not."""
     path = Path(path)

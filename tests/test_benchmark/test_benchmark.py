@@ -11,6 +11,7 @@ from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
 from sn_mm import SN2d
+from sn_mm.benchmark.compiled import benchmark_compiled
 from sn_mm.benchmark.layers import (
     NORMS,
     bandwidth_shares,
@@ -18,9 +19,15 @@ from sn_mm.benchmark.layers import (
     geometric_means,
 )
 from sn_mm.benchmark.memory import kept_for_backward
-from sn_mm.benchmark.report import layer_table, plot_growth, step_table
+from sn_mm.benchmark.report import (
+    compiled_table,
+    layer_table,
+    plot_growth,
+    step_table,
+)
 from sn_mm.benchmark.steps import benchmark_step, build
 from sn_mm.benchmark.timing import time_together
+from tests.utils import needs_compile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,6 +120,24 @@ def test_unknown_names():
         benchmark_layers(['XN'])
     with pytest.raises(ValueError, match="unknown 'XN'"):
         benchmark_step('detector', ['XN'])
+    with pytest.raises(ValueError, match="unknown norm 'XN'"):
+        benchmark_compiled(['XN'])
+
+
+@needs_compile
+@pytest.mark.parametrize('training', [True, False])
+def test_compiled_backbones(training):
+    rows = benchmark_compiled(
+        ['SN', 'no norm'],
+        training=training,
+        size=32,
+        repeats=1,
+        backend='eager',
+    )
+    assert [r['norm'] for r in rows] == ['SN', 'no norm']
+    assert all(r['ms'] > 0 and r['compiled_ms'] > 0 for r in rows)
+    row = dict(norm='SN', ms=8.0, compiled_ms=6.0)
+    assert compiled_table([row]).endswith('| SN | 8.0 | 6.0 | 0.75 |')
 
 
 @pytest.mark.parametrize('model', ['detector', 'segmentor'])

@@ -1,23 +1,15 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """torch.compile of models with SN."""
 
-import sys
-
 import pytest
 import torch
-from mmengine.utils import digit_version
 from torch import nn
 
 from sn_mm import SN1d, SN2d, SN3d, SyncSN
 from tests.test_toolbox.builders import flatten, randomize_norms, resnet
-from tests.utils import assert_close, randomize, run
+from tests.utils import assert_close, needs_compile, randomize, run
 
-pytestmark = pytest.mark.skipif(
-    digit_version(torch.__version__) < digit_version('2.1')
-    or sys.version_info >= (3, 13)
-    and digit_version(torch.__version__) < digit_version('2.6'),
-    reason='torch.compile does not take this Python',
-)
+pytestmark = needs_compile
 LAYERS = {
     'SN1d': (SN1d, (6, 8, 9)),
     'SN2d': (SN2d, (2, 8, 9, 7)),
