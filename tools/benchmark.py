@@ -39,7 +39,8 @@ def parse_args():
         nargs='+',
         metavar='NORM',
         help=f'for layers out of {", ".join(layers.NORMS)}; for whole steps '
-        f'and backbones out of {", ".join(steps.NORM_CFGS)}',
+        f'and backbones out of {", ".join(steps.NORM_CFGS)}, for backbones '
+        f'also {compiled.WITHOUT!r}',
     )
     parser.add_argument('--mode', choices=['train', 'eval'], default='train')
     parser.add_argument('--device', default='cpu')

@@ -9,6 +9,7 @@ import torch
 from mmdet.models import ResNet
 from torch import Tensor, nn
 
+from .layers import check_norms
 from .steps import NORM_CFGS
 from .timing import time_together
 
@@ -43,12 +44,7 @@ def benchmark_compiled(
     Raises:
         ValueError: for an unknown norm.
     """
-    known = (*NORM_CFGS, WITHOUT)
-    for name in norms:
-        if name not in known:
-            raise ValueError(
-                f'unknown norm {name!r}; choose from {", ".join(known)}'
-            )
+    check_norms(norms, (*NORM_CFGS, WITHOUT))
     x = torch.randn(images, 3, size, size, device=device)
     runs = {}
     for name in norms:

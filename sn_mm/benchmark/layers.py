@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,11 +93,7 @@ def benchmark_layers(
     Raises:
         ValueError: for an unknown norm.
     """
-    unknown = [n for n in norms if n not in NORMS]
-    if unknown:
-        raise ValueError(
-            f'unknown norm {unknown[0]!r}; choose from {", ".join(NORMS)}'
-        )
+    check_norms(norms, NORMS)
     rows = []
     for shape in shapes:
         x = torch.randn(shape, device=device).to(dtype)
@@ -114,6 +110,15 @@ def benchmark_layers(
                 row['kept'] = kept / (x.numel() * x.element_size())
             rows.append(row)
     return rows
+
+
+def check_norms(norms: Sequence[str], known: Collection[str]) -> None:
+    """Raise ValueError for a name that is not known."""
+    unknown = [n for n in norms if n not in known]
+    if unknown:
+        raise ValueError(
+            f'unknown norm {unknown[0]!r}; choose from {", ".join(known)}'
+        )
 
 
 def _run(layer: nn.Module, x: Tensor, training: bool) -> Callable:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sn_mm.functional.engines import native
+from sn_mm.functional.engines.library import library
 from sn_mm.functional.running import move
 
 CHANNELS = 5
@@ -43,9 +44,8 @@ def test_move(positions, momentum, dtype):
     assert count == 3 + seen
 
 
+@pytest.mark.skipif(library() is None, reason='needs a C compiler')
 def test_c_takes_ordinary_buffers_only():
-    if native.library() is None:
-        pytest.skip('needs a C compiler')
     pooled, ordinary = batches(), buffers(torch.float32)
     assert native.moves(*ordinary, pooled, 0.1)
     assert not native.moves(*ordinary, pooled, None)

@@ -4,7 +4,7 @@
 PyTorch has no CPU kernel that takes the moments of a row, or combines two
 rows with per-row factors, in one sweep over memory; and the mixing is about
 140 small operations there, which cost a layer of a detector more than its
-memory does. Here a layer is four calls.
+memory does. Here a layer is four calls, and one for its running statistics.
 """
 
 from __future__ import annotations

@@ -64,13 +64,13 @@ typedef struct {
   int32_t *columns;      /* (K, C), c / width */
 } mixture;
 
-/* Softmax over k, without ROW on a single position. In double: ratios that
- * add up to 1 in float only spoil the gradients where means are large. */
-static void softmax(const layer *l, const float *logits, double *ratios) {
+/* Logits (K) to ratios, without ROW on a single position. In double: ratios
+ * that add up to 1 in float only spoil the gradients where means are large. */
+static void softmax(const layer *l, double *ratios) {
   double largest = -INFINITY, sum = 0;
   for (int64_t j = 0; j < l->k; j++) {
-    const int none = l->x.size == 1 && l->k > 1 && l->statistics[j].kind == ROW;
-    ratios[j] = none ? -INFINITY : logits[j];
+    if (l->x.size == 1 && l->k > 1 && l->statistics[j].kind == ROW)
+      ratios[j] = -INFINITY;
     if (ratios[j] > largest) largest = ratios[j];
   }
   for (int64_t j = 0; j < l->k; j++) sum += ratios[j] = exp(ratios[j] - largest);
@@ -85,10 +85,9 @@ static mixture make_mixture(const layer *l) {
   m.columns = malloc(k * c * sizeof(int32_t));
   for (int64_t h = 0; h < 2; h++)
     for (int64_t g = 0; g < groups; g++) {
-      const float *logits = l->logits[h] + g * k;
       double *ratios = m.shared + (h * groups + g) * k;
-      for (int64_t j = 0; j < k; j++) ratios[j] = logits[j];
-      if (l->softmax) softmax(l, logits, ratios);
+      for (int64_t j = 0; j < k; j++) ratios[j] = l->logits[h][g * k + j];
+      if (l->softmax) softmax(l, ratios);
       for (int64_t j = 0; j < k; j++)
         for (int64_t e = 0; e < each; e++)
           m.ratios[(h * k + j) * c + g * each + e] = ratios[j];
