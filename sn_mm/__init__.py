@@ -3,13 +3,15 @@
 
 from . import datasets, hooks, toolbox  # noqa: F401
 from .checkpoints import load_pretrained
-from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
+from .kernels import backends
+from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
 from .surgery import convert_norm, fold, harden, update_batch_average
 from .version import __version__
 
 SN = SN2d
 
 __all__ = [
+    'RowNorm',
     'SN',
     'SN1d',
     'SN2d',
@@ -18,6 +20,7 @@ __all__ = [
     'SyncSN',
     'SyncSSN',
     '__version__',
+    'backends',
     'convert_norm',
     'fold',
     'harden',

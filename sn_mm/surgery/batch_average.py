@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from sn_mm.functional.averages import MomentAverage, merge
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 from .private_loader import private_loader
 from .unchanged import unchanged, unchanged_random_state
@@ -184,7 +184,7 @@ def find_averaged(
     Raises:
         ValueError: if the model has no layer of these kinds.
     """
-    kinds = (_SwitchNorm, _BatchNorm) if include_bn else (_SwitchNorm,)
+    kinds = (SwitchNorm, _BatchNorm) if include_bn else (SwitchNorm,)
     layers, left, any_kind = {}, {}, False
     for name, module in model.named_modules():
         # mmcv's SyncBN is no _BatchNorm
@@ -243,7 +243,7 @@ def _observed(
 def _recorder(average: MomentAverage) -> Callable:
     def record(layer: nn.Module, args: tuple, output: Tensor) -> None:
         seen: Tensor | int = 1
-        if isinstance(layer, _SwitchNorm):
+        if isinstance(layer, SwitchNorm):
             # 0 where there was nothing to track: an empty batch everywhere
             seen = layer.num_batches_tracked.clone()
             layer.num_batches_tracked.zero_()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sn_mm.analysis.ratios import LayerRatios, ratio_layers, ratios_of_state
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 from .norms import Rules, find_norms
 
@@ -57,7 +57,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if isinstance(m, _SwitchNorm)
+        if isinstance(m, SwitchNorm)
     }
     if not layers:
         raise ValueError(
