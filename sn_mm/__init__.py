@@ -2,6 +2,7 @@
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 
 from . import datasets, hooks, toolbox  # noqa: F401
+from .anatomy import find_norms
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
 from .surgery import convert_norm, fold, harden, update_batch_average
@@ -19,6 +20,7 @@ __all__ = [
     'SyncSSN',
     '__version__',
     'convert_norm',
+    'find_norms',
     'fold',
     'harden',
     'load_pretrained',

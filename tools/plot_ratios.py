@@ -34,8 +34,8 @@ from mmengine.registry import MODELS
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import engine
 from sn_mm.analysis import numbers, snapshots, summary
-from sn_mm.analysis.layer_info import LayerInfo, infos_of_model
 from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
 
 _HARD_COUNT = 4
 

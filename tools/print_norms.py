@@ -29,10 +29,10 @@ from torch import nn
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import engine
 from sn_mm.analysis import advice, norm_table
-from sn_mm.analysis.example import ExampleError
-from sn_mm.analysis.trace import trace_norms
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.trace import trace_norms
 from sn_mm.checkpoints import CheckpointError
-from sn_mm.surgery import find_norms
 
 
 def parse_args(args: list | None) -> argparse.Namespace:

@@ -5,13 +5,11 @@ from .batch_average import BatchAverage, find_averaged, update_batch_average
 from .convert_norm import convert_norm
 from .fold import fold, fold_with_report
 from .harden import harden
-from .norms import find_norms
 
 __all__ = [
     'BatchAverage',
     'convert_norm',
     'find_averaged',
-    'find_norms',
     'fold',
     'fold_with_report',
     'harden',

@@ -18,7 +18,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from sn_mm.analysis.components import component_of
+from sn_mm.anatomy.components import component_of
 
 _OPSET = 17
 _ROIS = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 
 from sn_mm import convert_norm
-from sn_mm.analysis.components import component_of, in_order, select
-from sn_mm.surgery import find_norms
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.components import component_of, in_order, select
 from tests.test_toolbox.builders import (
     BN_CFG,
     build,

@@ -15,8 +15,8 @@ from sn_mm.analysis.history import (
     Record,
     read_history,
 )
-from sn_mm.analysis.layer_info import LayerInfo
-from sn_mm.analysis.ratios import LayerRatios
+from sn_mm.anatomy.layer_info import LayerInfo
+from sn_mm.anatomy.ratios import LayerRatios
 
 LAYERS = [
     LayerInfo('a', 'backbone', 'res1', '7x7', ('in', 'ln', 'bn'), 7),

@@ -12,17 +12,9 @@ from torch import nn
 
 from sn_mm import SN, SSN, harden
 from sn_mm.analysis import numbers
-from sn_mm.analysis.layer_info import (
-    LayerInfo,
-    infos_of_model,
-    infos_of_state,
-)
-from sn_mm.analysis.ratios import (
-    LayerRatios,
-    ratios_of_model,
-    ratios_of_state,
-)
 from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model, infos_of_state
+from sn_mm.anatomy.ratios import LayerRatios, ratios_of_model, ratios_of_state
 from tests.test_toolbox.builders import (
     faster_rcnn,
     randomize_norms,

@@ -12,9 +12,9 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from sn_mm import SN2d
-from sn_mm.analysis.example import ExampleError, run_example
-from sn_mm.analysis.trace import trace_norms
-from sn_mm.surgery import find_norms
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.example import ExampleError, run_example
+from sn_mm.anatomy.trace import trace_norms
 from tests.test_toolbox.builders import (
     build,
     faster_rcnn,

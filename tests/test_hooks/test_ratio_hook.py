@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sn_mm.analysis.history import HistoryError, read_history
-from sn_mm.analysis.ratios import ratios_of_model
+from sn_mm.anatomy.ratios import ratios_of_model
 from sn_mm.hooks import RatioHook
 from tests.test_toolbox.builders import Toy, toy_runner
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from sn_mm import SN1d, SN2d, SN3d, SyncSN, convert_norm
+from sn_mm.anatomy import find_norms
 from sn_mm.surgery import convert_norm as module_function
-from sn_mm.surgery import find_norms
 from tests.distributed import run_processes
 from tests.test_toolbox.builders import (
     BN_CFG,

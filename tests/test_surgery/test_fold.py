@@ -12,7 +12,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, fold, harden
-from sn_mm.analysis.example import run_example
+from sn_mm.anatomy.example import run_example
 from sn_mm.layers.affine import ChannelAffine
 from sn_mm.layers.hard import RATIOS
 from sn_mm.surgery import fold_with_report
@@ -206,7 +206,7 @@ def test_kinds_of_convolutions(source, norm, shape, monkeypatch):
     x = torch.randn(shape or (2, 3, 9, 9))
     if x.dim() != 4:  # the example is an image
         monkeypatch.setattr(
-            'sn_mm.analysis.trace.run_example', lambda m, size: m(x)
+            'sn_mm.anatomy.trace.run_example', lambda m, size: m(x)
         )
     model, report, before = folded_pair(model)
     assert report.layers[0].action == 'into 0'

@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from sn_mm import SN, SSN, harden
-from sn_mm.analysis.ratios import ratios_of_model, ratios_of_state
+from sn_mm.anatomy.ratios import ratios_of_model, ratios_of_state
 from sn_mm.surgery.harden import harden_state
 from tests.test_toolbox.builders import (
     SN_CFG,

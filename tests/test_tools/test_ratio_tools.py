@@ -16,8 +16,8 @@ from mmengine.logging import MMLogger
 
 from sn_mm import engine
 from sn_mm.analysis.history import HistoryWriter, Record
-from sn_mm.analysis.layer_info import infos_of_model
-from sn_mm.analysis.ratios import LayerRatios, ratios_of_state
+from sn_mm.anatomy.layer_info import infos_of_model
+from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
 from tests.test_toolbox.builders import (
     build,
     randomize_norms,
