@@ -5,7 +5,8 @@ from . import datasets, hooks, toolbox  # noqa: F401
 from .anatomy import find_norms
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-from .surgery import convert_norm, fold, harden, update_batch_average
+from .recalibrate import update_batch_average
+from .surgery import convert_norm, fold, harden
 from .version import __version__
 
 SN = SN2d

@@ -22,8 +22,8 @@ import sn_mm
 from sn_mm import engine
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.surgery import BatchAverage
-from sn_mm.surgery.private_loader import batches_for
+from sn_mm.recalibrate import BatchAverage
+from sn_mm.recalibrate.fresh_loader import batches_for
 
 
 def parse_args(args: list | None) -> argparse.Namespace:

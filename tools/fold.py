@@ -23,8 +23,8 @@ from mmengine.registry import MODELS
 import sn_mm
 from sn_mm import engine
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.deploy.onnx import export_onnx, parts_of
 from sn_mm.surgery import fold_with_report
-from sn_mm.surgery.export import export_onnx, parts_of
 
 
 def parse_args(args: list | None) -> argparse.Namespace:

@@ -19,10 +19,10 @@ from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.norms import find_norms, is_plain_norm
 from sn_mm.anatomy.trace import NormTrace, trace_norms
 from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.affine import ChannelAffine
 from sn_mm.layers.hard import RATIOS, columns
 from sn_mm.layers.switchable import _SwitchNorm
 
+from .channel_affine import ChannelAffine
 from .convert_norm import _HOOKS, _replace
 from .fold_conv import fold_into, foldable
 from .fold_report import FoldedLayer, FoldReport

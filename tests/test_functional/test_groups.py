@@ -9,8 +9,8 @@ import pickle
 import pytest
 import torch.distributed as dist
 
-from sn_mm.functional import groups
-from sn_mm.functional.groups import SyncGroup, named_group, ranks_by_machine
+from sn_mm.distributed import groups
+from sn_mm.distributed.groups import SyncGroup, named_group, ranks_by_machine
 from tests.distributed import run_processes
 
 SPECS = (None, 'machine', 1, 2, 4)

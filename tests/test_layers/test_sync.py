@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 
 from sn_mm import SN2d, SyncSN
-from sn_mm.functional import groups, switchable_norm_reference
-from sn_mm.functional.groups import named_group
+from sn_mm.distributed import groups
+from sn_mm.distributed.groups import named_group
+from sn_mm.functional import switchable_norm_reference
 from tests.distributed import run_processes
 from tests.utils import assert_close, randomize, relative_error, run
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 import sn_mm
 from sn_mm import SN, SSN, SN2d, SyncSN
-from sn_mm.functional.averages import MomentAverage, merge
-from sn_mm.surgery.unchanged import unchanged
+from sn_mm.recalibrate.averages import MomentAverage, merge
+from sn_mm.recalibrate.restored import restored
 from tests.distributed import run_processes
 from tests.test_toolbox.builders import (
     SN_CFG,
@@ -429,7 +429,7 @@ def test_attributes_that_forward_changes_are_put_back():
 
     layer = Counting(2, 2)
     layer.history, layer.calls = [1], 0
-    with unchanged(layer):
+    with restored(layer):
         layer(torch.randn(3, 2))
     assert layer.history == [1] and layer.calls == 0
     assert not hasattr(layer, 'seen') and not hasattr(layer, 'extra')

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sn_mm import SN2d, fold
-from sn_mm.surgery.export import export_onnx, parts_of
+from sn_mm.deploy.onnx import export_onnx, parts_of
 from tests.test_surgery.test_fold import hardened
 from tests.test_toolbox.builders import (
     build,

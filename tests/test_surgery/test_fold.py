@@ -13,9 +13,9 @@ from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, fold, harden
 from sn_mm.anatomy.example import run_example
-from sn_mm.layers.affine import ChannelAffine
 from sn_mm.layers.hard import RATIOS
 from sn_mm.surgery import fold_with_report
+from sn_mm.surgery.channel_affine import ChannelAffine
 from tests.test_toolbox.builders import (
     build,
     faster_rcnn,

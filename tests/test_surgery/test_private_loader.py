@@ -13,7 +13,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from sn_mm.surgery.private_loader import images_per_batch, private_loader
+from sn_mm.recalibrate.fresh_loader import fresh_loader, images_per_batch
 
 
 class Pictures(list):
@@ -73,9 +73,9 @@ def test_leaves_the_loader_where_it_is(make):
     want = take(iter(plain), 3)
     iterator = iter(watched)
     got = take(iterator, 1)
-    seen = take(iter(private_loader(watched)), 3)
+    seen = take(iter(fresh_loader(watched)), 3)
     got += take(iterator, 1)
-    seen_again = take(iter(private_loader(watched)), 3)
+    seen_again = take(iter(fresh_loader(watched)), 3)
     got += take(iterator, 1)
     assert got == want
     assert all(0 <= i < 12 for batch in seen for i in batch)
@@ -88,14 +88,14 @@ def test_is_of_the_same_epoch():
     orders = []
     for epoch in (0, 7):
         loader.sampler.set_epoch(epoch)
-        assert take(iter(private_loader(loader)), 6) == take(iter(loader), 6)
+        assert take(iter(fresh_loader(loader)), 6) == take(iter(loader), 6)
         orders.append(take(iter(loader), 6))
     assert orders[0] != orders[1]
 
 
 def test_whole_pictures_without_batches():
     loader = DataLoader(Pictures(), batch_size=None)
-    assert list(private_loader(loader)) == list(range(12))
+    assert list(fresh_loader(loader)) == list(range(12))
     assert images_per_batch(loader) == 1
 
 
@@ -120,6 +120,6 @@ def test_what_cannot_be_repeated():
 
     loader = DataLoader(Pictures(), sampler=Forgetful([1, 2]))
     with pytest.raises(TypeError, match="Forgetful .* 'things'"):
-        private_loader(loader)
+        fresh_loader(loader)
     with pytest.raises(TypeError, match='Stream has no indices'):
-        private_loader(DataLoader(Stream()))
+        fresh_loader(DataLoader(Stream()))

@@ -12,7 +12,7 @@ from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 
-def private_loader(loader: DataLoader) -> DataLoader:
+def fresh_loader(loader: DataLoader) -> DataLoader:
     """A loader of the same batches in an order of its own.
 
     To iterate over ``loader`` itself would draw from samplers that go on

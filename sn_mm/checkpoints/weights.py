@@ -8,8 +8,8 @@ import os.path as osp
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from sn_mm.checkpoints.errors import CheckpointError
-from sn_mm.checkpoints.files import convert_source
+from .errors import CheckpointError
+from .files import convert_source
 
 _PUBLIC = 'sn://'
 

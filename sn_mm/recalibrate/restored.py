@@ -19,7 +19,7 @@ _CONTAINERS = (dict, OrderedDict, list, set, deque)
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Put a model back, whatever is done to it inside, errors included.
 
     Values of all parameters and buffers, which of them train, modes, hooks
@@ -48,7 +48,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged_random_state() -> Iterator[None]:
+def restored_random_state() -> Iterator[None]:
     """Put back the states of Python's, numpy's and torch's generators."""
     states = random.getstate(), np.random.get_state()
     try:

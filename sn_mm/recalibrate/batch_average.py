@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from sn_mm.functional.averages import MomentAverage, merge
 from sn_mm.layers.switchable import _SwitchNorm
 
-from .private_loader import private_loader
-from .unchanged import unchanged, unchanged_random_state
+from .averages import MomentAverage, merge
+from .fresh_loader import fresh_loader
+from .restored import restored, restored_random_state
 
 
 @dataclass
@@ -99,12 +99,12 @@ def update_batch_average(
             a dict as keywords). Wrappers such as DistributedDataParallel are
             looked through.
         data: a DataLoader, which is read through a second one
-            (:func:`.private_loader`), or any iterable of batches.
+            (:func:`.fresh_loader.fresh_loader`), or any iterable of batches.
         num_iters: number of batches for each process, fewer if ``data`` has
             no more; None for all (of a DataLoader, ``len(data)``).
         include_bn: also the statistics of BatchNorm and SyncBN.
         second_moment: average E[x^2] instead of the variance, as the public
-            code does; see :func:`sn_mm.functional.averages.merge`.
+            code does; see :func:`sn_mm.recalibrate.averages.merge`.
         progress: show a bar, in the first process's terminal.
         context: makes what each forward runs in, such as autocast.
 
@@ -129,7 +129,7 @@ def update_batch_average(
         )
     while is_model_wrapper(model):
         model = model.module
-    with unchanged_random_state(), unchanged(model):
+    with restored_random_state(), restored(model):
         if not model.training:
             model.train()
         layers, left = find_averaged(model, include_bn)
@@ -143,7 +143,7 @@ def update_batch_average(
         if isinstance(data, DataLoader):
             # a sampler may go on for ever
             num_iters = num_iters or len(data)
-            data = private_loader(data)
+            data = fresh_loader(data)
         with _observed(layers) as averages:
             batches = _run(model, data, num_iters, progress, context)
     merged = _merged(averages, second_moment)
