@@ -12,8 +12,8 @@ if not torch.cuda.is_available():
 
 from mmengine.registry import DefaultScope
 
-from sn_mm.demo.options import DemoOptions
-from sn_mm.demo.writer import make_demo_data
+from demo.options import DemoOptions
+from demo.writer import make_demo_data
 
 
 @pytest.fixture(autouse=True)

@@ -10,23 +10,23 @@ import torch
 from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
-from sn_mm import SN2d
-from sn_mm.benchmark.compiled import benchmark_compiled
-from sn_mm.benchmark.layers import (
+from benchmarks.compiled import benchmark_compiled
+from benchmarks.layers import (
     NORMS,
     bandwidth_shares,
     benchmark_layers,
     geometric_means,
 )
-from sn_mm.benchmark.memory import kept_for_backward
-from sn_mm.benchmark.report import (
+from benchmarks.memory import kept_for_backward
+from benchmarks.report import (
     compiled_table,
     layer_table,
     plot_growth,
     step_table,
 )
-from sn_mm.benchmark.steps import benchmark_step, build
-from sn_mm.benchmark.timing import time_together
+from benchmarks.steps import benchmark_step, build
+from benchmarks.timing import time_together
+from sn_mm import SN2d
 from tests.utils import needs_compile
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,15 +6,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from sn_mm.catalog import (
-    Entry,
-    Paper,
-    read_entries,
-    read_paper,
-    toolbox_metafiles,
-)
+from catalog import Entry, Paper, read_entries, read_paper
+from sn_mm.patches import metafiles
 
-toolbox_metafiles.read_once()
+metafiles.read_once()
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

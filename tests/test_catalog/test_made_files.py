@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sn_mm.catalog import CatalogError, writer
-from sn_mm.catalog.markdown import BEGIN, END, replaced, table
+from catalog import CatalogError, writer
+from catalog.markdown import BEGIN, END, replaced, table
 
 from . import families
 from .families import CONFIGS, ROOT

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sn_mm.catalog import CatalogError, read_paper
+from catalog import CatalogError, read_paper
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # rows of the paper's tables; VII has each twice, on ADE20K and Cityscapes

@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Small data sets under the paths and in the layouts that configs expect.
 
-Scenes are those of sn_mm.demo. Digits play the first ten of COCO's 80
+Scenes are those of tools/demo. Digits play the first ten of COCO's 80
 classes; ADE20K has Cityscapes' scenes, each train id plus one, 0 being
 'other', as in its own annotations.
 """
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset
 
-from sn_mm.demo.options import DemoOptions
-from sn_mm.demo.writer import make_demo_data
+from demo.options import DemoOptions
+from demo.writer import make_demo_data
 
 SIZE = (64, 96)
 

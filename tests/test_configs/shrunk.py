@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from sn_mm.catalog import toolbox_metafiles
-from sn_mm.engine import register_toolbox
+from sn_mm.cli import register_toolbox
+from sn_mm.patches import metafiles
 
-toolbox_metafiles.read_once()
+metafiles.read_once()
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FAMILIES = (

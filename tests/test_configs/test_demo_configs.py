@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import sn_mm
-from sn_mm.demo import METAINFO
-from sn_mm.engine import register_toolbox
+from demo import METAINFO
+from sn_mm.cli import register_toolbox
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs/demo').glob('*.py'))
 NORMS = dict(

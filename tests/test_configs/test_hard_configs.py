@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.layers.switchable import _SwitchNorm
 
 HARD = Path(__file__).parents[2] / 'configs/hard'
@@ -29,7 +29,7 @@ def test_ratios_are_hard_and_out_of_the_optimizers_reach(path):
         pytest.skip('needs mmpretrain')
     cfg = Config.fromfile(path)
     assert cfg.load_from.endswith('hard.pth')
-    scope = engine.register_toolbox(cfg)
+    scope = cli.register_toolbox(cfg)
     with MODELS.switch_scope_and_registry(scope) as models:
         model = models.build(cfg.model)
     layers = [m for m in model.modules() if isinstance(m, _SwitchNorm)]

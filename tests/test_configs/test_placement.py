@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import sn_mm
-from sn_mm.catalog import read_paper
+from catalog import read_paper
 
 from . import shrunk
 

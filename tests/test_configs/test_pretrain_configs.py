@@ -23,8 +23,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import sn_mm
+from sn_mm.cli import build_runner, register_toolbox
 from sn_mm.datasets import DataCheckedRunner, DataError
-from sn_mm.engine import build_runner, register_toolbox
 from tests.test_toolbox.builders import build, faster_rcnn, segmentor_config
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@
 import pytest
 from mmengine.optim import build_optim_wrapper
 
-from sn_mm.catalog import schedule_for
-from sn_mm.catalog.schedule import batch_of
+from catalog import schedule_for
+from catalog.schedule import batch_of
 
 from . import shrunk
 from .test_placement import ANY_NORM, build

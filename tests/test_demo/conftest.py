@@ -1,8 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 import pytest
 
-from sn_mm.demo.options import DemoOptions
-from sn_mm.demo.writer import make_demo_data
+from demo.options import DemoOptions
+from demo.writer import make_demo_data
 
 
 @pytest.fixture(scope='session')

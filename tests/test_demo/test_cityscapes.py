@@ -8,8 +8,8 @@ from mmengine.registry import DefaultScope
 from mmseg.datasets import CityscapesDataset
 from PIL import Image, ImageDraw
 
-from sn_mm.demo import CITYSCAPES_METAINFO
-from sn_mm.demo.cityscapes import (
+from demo import CITYSCAPES_METAINFO
+from demo.cityscapes import (
     CITIES,
     LABEL_IDS,
     LABELS,
@@ -17,8 +17,8 @@ from sn_mm.demo.cityscapes import (
     to_label_maps,
     to_polygons,
 )
-from sn_mm.demo.metainfo import CITYSCAPES_BACKGROUND, CITYSCAPES_DIGITS
-from sn_mm.demo.scenes import render_scene
+from demo.metainfo import CITYSCAPES_BACKGROUND, CITYSCAPES_DIGITS
+from demo.scenes import render_scene
 
 SIZE = (96, 128)
 ALL_CLASSES = CityscapesDataset.METAINFO['classes']

@@ -8,9 +8,9 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sn_mm.demo import METAINFO
-from sn_mm.demo.coco import to_annotations
-from sn_mm.demo.scenes import Instance, Scene, render_scene
+from demo import METAINFO
+from demo.coco import to_annotations
+from demo.scenes import Instance, Scene, render_scene
 
 
 @pytest.fixture(scope='module')

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sn_mm.demo import writer
-from sn_mm.demo.options import DemoOptions
+from demo import writer
+from demo.options import DemoOptions
 
 TOOL = Path(__file__).parents[2] / 'tools/make_demo_data.py'
 SMALL = ['--train', '3', '--val', '1', '--size', '64', '80']

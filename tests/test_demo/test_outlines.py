@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
-from sn_mm.demo.outlines import trace_outlines, trace_single_polygon
+from demo.outlines import trace_outlines, trace_single_polygon
 
 RING = np.array(
     [[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=bool

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from sn_mm.demo import scans
-from sn_mm.demo.scenes import render_scene
+from demo import scans
+from demo.scenes import render_scene
 
 SIZE = (96, 128)
 COUNT = 20

@@ -4,7 +4,7 @@
 import pytest
 from mmengine.config import Config
 
-from sn_mm.engine import LaunchError, load_config
+from sn_mm.cli import LaunchError, load_config
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from sn_mm.engine import enable_tta, register_toolbox
+from sn_mm.cli import enable_tta, register_toolbox
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

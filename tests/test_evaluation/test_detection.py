@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
-from sn_mm.engine import register_toolbox
+from sn_mm.cli import register_toolbox
 
 from . import models  # noqa: F401  (registers them)
 from .conftest import evaluate, load

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmseg.datasets import ADE20KDataset, CityscapesDataset
 
-from sn_mm.toolbox import cityscapes_scripts
+from sn_mm.patches import numpy_in1d
 
 from . import models  # noqa: F401  (registers them)
 from .conftest import evaluate, load
@@ -116,18 +116,18 @@ def test_cityscapes_own_evaluation(folder, painted, capsys):
 
 def test_cityscapes_own_evaluation_on_any_numpy(monkeypatch):
     """numpy.in1d is what it was, wherever it comes from."""
-    in1d = cityscapes_scripts.in1d
+    in1d = numpy_in1d.in1d
     a = np.arange(6).reshape(2, 3)
     for invert in (False, True):
         got = in1d(a, [1, 4], invert=invert)
         assert got.shape == (6,)
         assert (got == (np.isin(a, [1, 4]).ravel() != invert)).all()
     monkeypatch.delattr(np, 'in1d', raising=False)
-    monkeypatch.setattr(cityscapes_scripts, 'find_spec', lambda name: None)
-    assert not cityscapes_scripts.restore_in1d() and not hasattr(np, 'in1d')
-    monkeypatch.setattr(cityscapes_scripts, 'find_spec', lambda name: name)
-    assert cityscapes_scripts.restore_in1d() and np.in1d is in1d
-    assert not cityscapes_scripts.restore_in1d()
+    monkeypatch.setattr(numpy_in1d, 'find_spec', lambda name: None)
+    assert not numpy_in1d.restore_in1d() and not hasattr(np, 'in1d')
+    monkeypatch.setattr(numpy_in1d, 'find_spec', lambda name: name)
+    assert numpy_in1d.restore_in1d() and np.in1d is in1d
+    assert not numpy_in1d.restore_in1d()
     monkeypatch.undo()
 
 

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 import sn_mm
 from sn_mm import SN, SyncSN
-from sn_mm.engine import register_toolbox
+from sn_mm.cli import register_toolbox
 from sn_mm.hooks import BatchAverageHook
 from tests.distributed import run_processes
 from tests.test_toolbox.builders import Toy, loader, runner_options, toy_runner

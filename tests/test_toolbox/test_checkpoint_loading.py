@@ -11,8 +11,8 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmseg.apis import init_model
 
-from sn_mm.toolbox import checkpoint_loading, register_local_loader
-from sn_mm.toolbox.checkpoint_loading import (
+from sn_mm.patches import local_checkpoints, register_local_loader
+from sn_mm.patches.local_checkpoints import (
     load_from_local,
     loads_weights_only,
 )
@@ -28,9 +28,9 @@ from tests.test_toolbox.builders import (
     toy_runner,
 )
 
-STRICT = checkpoint_loading.digit_version(
+STRICT = local_checkpoints.digit_version(
     torch.__version__
-) >= checkpoint_loading.digit_version('2.6')
+) >= local_checkpoints.digit_version('2.6')
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_replaced_exactly_where_mmengine_s_own_fails(schemes, toy_checkpoint):
 def test_import_registered_it():
     own = CheckpointLoader._schemes[''].__module__
     if STRICT and loads_weights_only(mmengine_checkpoint.load_from_local):
-        assert own == 'sn_mm.toolbox.checkpoint_loading'
+        assert own == 'sn_mm.patches.local_checkpoints'
     else:
         assert own == 'mmengine.runner.checkpoint'
     assert CheckpointLoader._schemes[''].__name__ == 'load_from_local'

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sn_mm import SN, SyncSN, convert_norm
-from sn_mm.toolbox import sync_bn, watch_sync_bn
+from sn_mm.patches import sync_bn, watch_sync_bn
 from tests.test_toolbox.builders import (
     BN_CFG,
     build,

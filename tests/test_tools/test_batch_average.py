@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 import sn_mm
-from sn_mm.engine import register_toolbox
+from sn_mm.cli import register_toolbox
 from tests.test_tools.test_train_test import DEMO, TOOLS, main_of, run
 
 RUNNING = ('running_mean', 'running_var')

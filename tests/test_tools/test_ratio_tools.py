@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.analysis.history import HistoryWriter, Record
 from sn_mm.anatomy.layer_info import infos_of_model
 from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
@@ -55,8 +55,8 @@ def tool(name: str):
 
 
 def made(config: str, seed: int = 0):
-    cfg = engine.load_config(config)
-    scope = engine.register_toolbox(cfg)
+    cfg = cli.load_config(config)
+    scope = cli.register_toolbox(cfg)
     model = randomize_norms(build(scope, cfg.model))
     for number, layer in enumerate(switch_norms(model).values()):
         rng = np.random.default_rng([seed, number])
@@ -158,9 +158,9 @@ def test_hardened_checkpoints_start_both_configs(
     assert all(r.is_hard() for r in ratios_of_state(state))
     outputs = []
     for path in (config, hard):
-        cfg = engine.load_config(path)
-        model = build(engine.register_toolbox(cfg), cfg.model)
-        engine.load_weights(model, str(out))
+        cfg = cli.load_config(path)
+        model = build(cli.register_toolbox(cfg), cfg.model)
+        cli.load_weights(model, str(out))
         is_hard = path == hard
         names = [n for n, _ in model.named_parameters()]
         assert is_hard is not any('mean_weight' in n for n in names)

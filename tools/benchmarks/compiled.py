@@ -29,7 +29,7 @@ def benchmark_compiled(
     """Time ResNet-18 as it is and compiled, with every norm and without any.
 
     Args:
-        norms: names out of :data:`sn_mm.benchmark.steps.NORM_CFGS`, or 'no
+        norms: names out of :data:`.steps.NORM_CFGS`, or 'no
             norm': what the compiler does to the rest of the network.
         training: time steps of forward, backward and SGD in training mode,
             else the forward in evaluation mode.

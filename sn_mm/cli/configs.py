@@ -11,8 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from sn_mm.patches.cpu_processes import cpu_processes
+
 from .errors import LaunchError
-from .processes import cpu_processes
 
 
 def load_config(

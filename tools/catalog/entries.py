@@ -11,11 +11,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoints.locate import FOLDER_VARIABLE
+from sn_mm.checkpoints.locate import FOLDER_VARIABLE
+from sn_mm.patches.metafiles import read_once
+
 from .errors import CatalogError
 from .paper import Paper, Row
 from .schedule import batch_of, length_of
-from .toolbox_metafiles import read_once
 
 # Folders whose configs are no experiments of their own, and fragments.
 _NO_CONFIGS = ('_base_', '__pycache__')

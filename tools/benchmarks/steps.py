@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from sn_mm.engine import load_config, register_toolbox
+from sn_mm.cli import load_config, register_toolbox
 
 from .timing import time_together
 
