@@ -1,14 +1,18 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 
-from . import datasets, hooks, toolbox  # noqa: F401
+from . import datasets, hooks, patches  # noqa: F401
+from .anatomy import find_norms
 from .checkpoints import load_pretrained
 from .kernels import backends
 from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-from .surgery import convert_norm, fold, harden, update_batch_average
+from .recalibrate import update_batch_average
+from .surgery import convert_norm, fold, harden
 from .version import __version__
 
 SN = SN2d
+
+patches.apply()
 
 __all__ = [
     'RowNorm',
@@ -22,6 +26,7 @@ __all__ = [
     '__version__',
     'backends',
     'convert_norm',
+    'find_norms',
     'fold',
     'harden',
     'load_pretrained',

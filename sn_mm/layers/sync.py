@@ -10,7 +10,7 @@ import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from sn_mm.functional.groups import Spec, SyncGroup
+from sn_mm.distributed.groups import Spec, SyncGroup
 
 from .base import RowNorm
 from .script import called_from_script
