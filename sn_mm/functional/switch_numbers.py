@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sn_mm.distributed.gather import gather_moments, merge_parts
 from sn_mm.kernels.fused.switch import Switch
+from sn_mm.kernels.layout import cast
 
 from .numbers import AnyRule, Factors, Params, register_fused
 from .switch import SwitchRule
@@ -99,7 +100,7 @@ class SwitchNumbers(AnyRule):
             size=self.size,
         )
         d_params = [
-            d.to(p.dtype) if need else None
+            cast(d, p.dtype) if need else None
             for d, p, need in zip(d_params, params, needs)
         ]
         return factors.unbind(0), d_params
