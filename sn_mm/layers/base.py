@@ -9,7 +9,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from . import state
 from .arguments import check_count
-from .script import called_from_script
+from .script import called_from_script, prepare_to_script
 
 
 class RowNorm(_InstanceNorm):
@@ -94,6 +94,11 @@ class RowNorm(_InstanceNorm):
         """The layer's output for an input that was checked."""
         raise NotImplementedError
 
+    def __prepare_scriptable__(self) -> RowNorm:
+        """What torch.jit.script calls before it compiles a model."""
+        prepare_to_script(self)
+        return self
+
     def reset_parameters(self) -> None:
         """Parameters and buffers as in a new layer."""
         super().reset_parameters()
@@ -134,8 +139,8 @@ class RowNorm(_InstanceNorm):
         """Raise an error that names what is wrong with x, and the fix."""
         ranks = self._ranks
         if x.dim() < 2 or (ranks is not None and x.dim() not in ranks):
-            text = '2 or more' if ranks is None else ' or '.join(
-                map(str, ranks)
+            text = (
+                '2 or more' if ranks is None else ' or '.join(map(str, ranks))
             )
             raise ValueError(
                 f'{type(self).__name__} expects input of rank {text} '
