@@ -138,7 +138,7 @@ def forward(
     if exchange is not None and layer.bn >= 0 and given is None:
         pools[layer.bn] = exchange(pools[layer.bn])
         layer.bn_pool = _pool(pools[layer.bn], 'bn', switch, n, c).data_ptr()
-    factors = torch.empty((3, n, c), dtype=torch.float32)
+    factors = torch.empty((3, n, c), device='cpu')
     library.switch_factors(ctypes.byref(layer), factors.data_ptr())
     return factors, pools
 
@@ -197,8 +197,8 @@ def backward(
     layer.ln_grad, layer.gn_grad = start, start + 16 * n
     bn_grad = doubles(2, 1, c)
     layer.bn_grad = bn_grad.data_ptr()
-    coefficients = torch.empty((3, n, c), dtype=torch.float32)
-    d_params = torch.empty(2 * (c + params[0].numel()), dtype=torch.float32)
+    coefficients = torch.empty((3, n, c), device='cpu')
+    d_params = torch.empty(2 * (c + params[0].numel()), device='cpu')
     d_mean, d_var, d_weight, d_bias = d_params.split(
         (params[0].numel(), params[0].numel(), c, c)
     )

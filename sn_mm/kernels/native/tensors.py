@@ -72,7 +72,8 @@ def address(t: Tensor | None) -> int | None:
 
 
 def doubles(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
+    # the default device may be another
+    return torch.empty(shape, dtype=torch.float64, device='cpu')
 
 
 def scratch(name: str, count: int) -> Tensor:
