@@ -146,7 +146,8 @@ def register_fused(
 
     Args:
         implementation: name of the sweeps beside which they run.
-        numbers: has the methods of :class:`AnyRule`.
+        numbers: has the methods of :class:`AnyRule`, and ``is_usable()``,
+            whether the kernels are to be had.
     """
     _fused[rule, implementation] = numbers
 
@@ -160,7 +161,9 @@ def numbers_of(
         implementation: name of the sweeps; None where x is empty.
         rule, size, dtype: as for :class:`AnyRule`.
     """
-    made = _fused.get((type(rule), implementation), AnyRule)
+    made = _fused.get((type(rule), implementation))
+    if made is None or not made.is_usable():
+        made = AnyRule
     return made(rule, size, dtype)
 
 

@@ -165,9 +165,9 @@ def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:
             process had some.
 
     Returns:
-        (2, C), mean and variance; or (3, C), with the count.
+        (2, 1, C), mean and variance; or (3, 1, C), with the count.
     """
     rows = [mean, var]
     if count is not None:
         rows.append(count.expand_as(mean))
-    return torch.cat(rows).detach()
+    return torch.stack(rows).detach()

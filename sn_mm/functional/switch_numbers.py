@@ -31,6 +31,11 @@ class SwitchNumbers(AnyRule):
 
     kernels = ''  # the module that computes
 
+    @classmethod
+    def is_usable(cls) -> bool:
+        """Whether the kernels are to be had on this machine."""
+        return not importlib.import_module(cls.kernels).why_not()
+
     def forward(
         self, moments: Tensor, params: Params
     ) -> tuple[Factors, Sequence[Tensor], Sequence[Tensor | None]]:
@@ -51,7 +56,7 @@ class SwitchNumbers(AnyRule):
         )
         extras = ()
         if 'bn' in self.rule.statistics and self.rule.running is None:
-            extras = (pools[self.rule.statistics.index('bn')].squeeze(1),)
+            extras = (pools[self.rule.statistics.index('bn')],)
         return factors.unbind(0), extras, (*gathered, *pools)
 
     def factors(
