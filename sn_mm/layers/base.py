@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sn_mm.functional.traced import is_recorded
+
 from . import state
 from .arguments import check_count
+from .blame import blame_tensor
 from .script import called_from_script, prepare_to_script
 
 
@@ -88,7 +91,13 @@ class RowNorm(_InstanceNorm):
                 return self._as_node(input)
         self.check_input(input)
         self.check_state()
-        return self.normalize(input)
+        if is_recorded():
+            return self.normalize(input)
+        try:
+            return self.normalize(input)
+        except Exception as error:
+            blame_tensor(self, input, error)
+            raise
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
