@@ -22,27 +22,18 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
 
     Raises:
         ValueError: from ``error``, if a tensor is on another device than x,
-            not dense, of a rank other than 1, or a buffer that cannot be
-            written to in training.
+            not dense, of a rank other than 1, or in training one that cannot
+            be written to.
     """
-    for name, t in layer._parameters.items():
-        if t is not None:
-            _blame(layer, name, _oddity(name, t, x), error)
-    for name, t in layer._buffers.items():
-        if t is not None:
-            reason = _oddity(name, t, x)
-            if layer.training:
-                reason = reason or _why_not_written(t)
-            _blame(layer, name, reason, error)
-
-
-def _blame(
-    layer: nn.Module, name: str, reason: str | None, error: Exception
-) -> None:
-    if reason is not None:
-        raise ValueError(
-            f'{name} of this {type(layer).__name__} {reason}'
-        ) from error
+    # buffers first: a parameter is written to by few layers
+    own = [*layer._buffers.items(), *layer._parameters.items()]
+    for find in (_oddity, _why_not_written)[: 1 + layer.training]:
+        for name, t in own:
+            reason = None if t is None else find(name, t, x)
+            if reason is not None:
+                raise ValueError(
+                    f'{name} of this {type(layer).__name__} {reason}'
+                ) from error
 
 
 def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
@@ -58,8 +49,8 @@ def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
     return None
 
 
-def _why_not_written(t: Tensor) -> str | None:
-    """Why running statistics cannot move in this buffer."""
+def _why_not_written(name: str, t: Tensor, x: Tensor) -> str | None:
+    """Why a layer in training cannot write to this tensor."""
     stands_for_several = any(
         stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)
     )
