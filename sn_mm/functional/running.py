@@ -39,16 +39,25 @@ def update_running(
         _update(mean, var, count, batch, momentum)
 
 
-def _update(mean, var, count, batch, momentum) -> None:
+def _update(
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor,
+    batch: Tensor,
+    momentum: Tensor | float | None,
+) -> None:
     # No branch on what was seen: reading it would stall a GPU.
     moments = batch[:2, 0]
     seen = moments.isfinite().all()
     if batch.shape[0] > 2:
         seen = seen & (batch[2, 0, 0] > 0)
     if momentum is None:
-        momentum = 1 / (count + seen).clamp(min=1)
+        wide = torch.promote_types(mean.dtype, torch.float32)
+        momentum = 1 / (count + seen).clamp(min=1).to(wide)
     for own, new in ((mean, moments[0]), (var, moments[1])):
         # zeros, since infinity times 0 is NaN
         new = torch.where(seen, new, torch.zeros_like(new))
-        own.lerp_(new.to(own.dtype), (seen * momentum).to(own.dtype))
+        own.lerp_(
+            new.to(own.dtype), (seen.to(own.dtype) * momentum).to(own.dtype)
+        )
     count.add_(seen)  # last: a refused buffer is no batch
