@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sn_mm.kernels.fused import switch_native
 
-from .traced import is_traced
+from .traced import is_recorded
 
 
 def update_running(
@@ -31,7 +31,7 @@ def update_running(
             is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
-    if not is_traced(batch) and switch_native.move(
+    if not is_recorded() and switch_native.move(
         mean, var, count, batch, momentum
     ):
         return

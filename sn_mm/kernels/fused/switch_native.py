@@ -9,6 +9,7 @@ running statistics.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,10 +25,10 @@ Exchange = Callable[[Tensor], Tensor]
 
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _STATISTICS = ('in', 'ln', 'bn', 'gn')
-_CHANNEL_ARRAYS = 16  # of switch.c, by_channel
+CHANNEL_ARRAYS = 16  # of switch.c, by_channel
 
 
-class _Layer(ctypes.Structure):
+class Layer(ctypes.Structure):
     """``layer`` of switch.c, which says what the fields are."""
 
     _fields_ = [
@@ -65,17 +66,31 @@ class _Layer(ctypes.Structure):
 
 def _check_fields(library: ctypes.CDLL) -> None:
     """That Python and C agree on where the fields of a layer are."""
-    names = [name for name, _ in _Layer._fields_]
+    names = [name for name, _ in Layer._fields_]
     here = [
-        ctypes.sizeof(_Layer),
-        *(getattr(_Layer, name).offset for name in names),
+        ctypes.sizeof(Layer),
+        *(getattr(Layer, name).offset for name in names),
     ]
     there = (_I * len(here)).in_dll(library, 'switch_fields')
     if list(there) != here:
         raise OSError(f'fields are at {list(there)} in C, {here} in Python')
+    size = _I.in_dll(library, 'switch_backward_size').value
+    if size != ctypes.sizeof(BackwardLayer):
+        raise OSError(f'what backward needs has {size} bytes in C')
     arrays = _I.in_dll(library, 'switch_channel_arrays').value
-    if arrays != _CHANNEL_ARRAYS:
-        raise OSError(f'{arrays} arrays in C, {_CHANNEL_ARRAYS} in Python')
+    if arrays != CHANNEL_ARRAYS:
+        raise OSError(f'{arrays} arrays in C, {CHANNEL_ARRAYS} in Python')
+
+
+class BackwardLayer(ctypes.Structure):
+    """``backward_layer`` of switch.c."""
+
+    _fields_ = [
+        ('of', Layer),
+        *((name, _P) for name in ('grads', 'segments')),
+        *((name, _P) for name in ('d_mean_weight', 'd_var_weight')),
+        *((name, _P) for name in ('d_weight', 'd_bias')),
+    ]
 
 
 _library = Library(
@@ -95,6 +110,12 @@ _library = Library(
 def why_not() -> str | None:
     """Why there are no fused numbers in C; None where there are."""
     return _library.why_not()
+
+
+@functools.lru_cache(maxsize=None)
+def function_address(name: str) -> int:
+    """Where one of the functions is that native/driver.c calls."""
+    return ctypes.cast(getattr(_library.get(), name), _P).value
 
 
 def forward(
@@ -131,7 +152,7 @@ def forward(
     library = _library.get()
     moments = as_array(moments, torch.float64, 'moments')
     _, n, c = moments.shape
-    params = _parameters(switch, c, mean_weight, var_weight, weight, bias)
+    params = as_parameters(switch, c, mean_weight, var_weight, weight, bias)
     pools = [_new_pool(s, switch, n, c, given) for s in switch.statistics]
     layer = _layer(switch, moments, params, pools, given is not None)
     library.switch_pool(ctypes.byref(layer))
@@ -183,7 +204,7 @@ def backward(
     sums = as_array(sums, torch.float64, 'sums')
     _check_shape(sums, tuple(moments.shape), 'sums')
     _, n, c = moments.shape
-    params = _parameters(switch, c, mean_weight, var_weight, weight, bias)
+    params = as_parameters(switch, c, mean_weight, var_weight, weight, bias)
     pools = [
         None if p is None else _pool(p, s, switch, n, c)
         for s, p in zip(switch.statistics, pools)
@@ -281,7 +302,7 @@ def move(
     return True
 
 
-def _parameters(
+def as_parameters(
     switch: Switch,
     c: int,
     mean_weight: Tensor,
@@ -294,9 +315,14 @@ def _parameters(
     Raises:
         ValueError: if their shapes do not fit the layer.
     """
+    arrays = (mean_weight, var_weight, weight, bias)
+    if all(t is None or is_array(t, torch.float32) for t in arrays) and (
+        _fit(switch, c, *arrays)
+    ):
+        return arrays
     k = len(switch.statistics)
     groups = switch.num_groups
-    if 'gn' in switch.statistics and (groups < 1 or c % groups):
+    if 'gn' in switch.statistics and not divides(groups, c):
         raise ValueError(f'num_groups={groups} does not divide {c} channels')
     for name, t in (('mean_weight', mean_weight), ('var_weight', var_weight)):
         shape = tuple(t.shape)
@@ -316,6 +342,21 @@ def _parameters(
         as_array(var_weight, torch.float32, 'var_weight'),
         None if weight is None else as_array(weight, torch.float32, 'weight'),
         None if bias is None else as_array(bias, torch.float32, 'bias'),
+    )
+
+
+def divides(groups: int, c: int) -> bool:
+    """Whether c channels can be in that many groups."""
+    return groups > 0 and c % groups == 0
+
+
+def _fit(switch, c, mean_weight, var_weight, weight, bias) -> bool:
+    """Whether shapes are those of an ordinary layer; others are looked at."""
+    return (
+        mean_weight.shape == var_weight.shape == (len(switch.statistics),)
+        and (weight is None or weight.numel() == c)
+        and (bias is None or bias.numel() == c)
+        and ('gn' not in switch.statistics or divides(switch.num_groups, c))
     )
 
 
@@ -374,7 +415,7 @@ def _layer(
     pools: Sequence[Tensor | None],
     given: bool,
     size: int = 1,
-) -> _Layer:
+) -> Layer:
     """Arguments for C: addresses of tensors that the caller keeps alive."""
     _, n, c = moments.shape
     places = dict.fromkeys(_STATISTICS, -1)
@@ -382,8 +423,8 @@ def _layer(
     addresses = {s: address(p) for s, p in zip(switch.statistics, pools)}
     logits = params[0].numel()
     k = len(switch.statistics)
-    kept = scratch('channels', 2 * logits + _CHANNEL_ARRAYS * c).data_ptr()
-    return _Layer(
+    kept = scratch('channels', 2 * logits + CHANNEL_ARRAYS * c).data_ptr()
+    return Layer(
         n,
         c,
         k,

@@ -105,7 +105,7 @@ def why_not(x: Tensor) -> str | None:
 
 def moments(x: Tensor) -> Tensor:
     """See :func:`sn_mm.kernels.aten.moments`."""
-    rows = _Rows.of(x)
+    rows = Rows.of(x)
     if rows is None:
         return aten.moments(x)
     out = doubles(2, *x.shape[:2])
@@ -119,7 +119,7 @@ def affine(
     x: Tensor, near: Tensor, scale: Tensor, shift: Tensor, relu: bool = False
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.affine`."""
-    rows = _Rows.of(x)
+    rows = Rows.of(x)
     if rows is None:
         return aten.affine(x, near, scale, shift, relu)
     factors = [_factor(t, x) for t in (near, scale, shift)]
@@ -141,7 +141,7 @@ def products(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.products`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.products(dy, x, near, gate)
     gates = (None, None) if gate is None else [_factor(t, x) for t in gate]
@@ -168,7 +168,7 @@ def combine(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.combine`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.combine(dy, x, scale, near, slope, shift, gate)
     gates = (None, None) if gate is None else [_factor(t, x) for t in gate]
@@ -187,7 +187,7 @@ def combine(
 
 def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`sn_mm.kernels.aten.remeasure`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.remeasure(dy, x)
     measured, sums = doubles(2, *x.shape[:2]), doubles(2, *x.shape[:2])
@@ -201,7 +201,7 @@ def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return measured, sums
 
 
-class _Rows:
+class Rows:
     """x, and dy, as C reads them.
 
     Attributes:
@@ -209,13 +209,14 @@ class _Rows:
         dy: in x's dtype and memory format, or None.
         arguments: the address of ``data``, N, C, S, and whether channels are
             last in memory.
+        count: of rows, N * C.
         library: the sweeps for this dtype.
     """
 
-    __slots__ = ('data', 'dy', 'arguments', 'library')
+    __slots__ = ('data', 'dy', 'arguments', 'count', 'library')
 
     @classmethod
-    def of(cls, x: Tensor, dy: Tensor | None = None) -> _Rows | None:
+    def of(cls, x: Tensor, dy: Tensor | None = None) -> Rows | None:
         """None where C cannot read them."""
         if why_not(x) is not None:
             return None
@@ -229,6 +230,7 @@ class _Rows:
         size = spatial_size(x)
         # a single position is as good a row of channels as of positions
         rows.arguments = (rows.data.data_ptr(), n, c, size, last or size == 1)
+        rows.count = n * c
         rows.library = _LIBRARIES[x.dtype].get()
         return rows
 
