@@ -42,7 +42,7 @@ def update_running(
         seen = seen & (batch[2, 0, 0] > 0)
     count.add_(seen)
     step = 1 / count.clamp(min=1) if momentum is None else momentum
-    step = (seen * step).to(mean)
+    step = seen.to(mean.dtype) * step  # a bool times 0.1 is a float32
     moments = torch.where(seen, moments, torch.zeros_like(moments)).to(mean)
     mean.lerp_(moments[0], step)
     var.lerp_(moments[1], step)
