@@ -15,13 +15,13 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import aten
 from ..layout import dense, is_channels_last
+from .calibration import Choice, Variant, choose
 from .library import Library
 from .tensors import (
     array_address,
@@ -46,50 +46,48 @@ _FUNCTIONS = {
 }
 _SOURCE = Path(__file__).with_name('sweeps.c')
 _LIBRARIES = {
-    dtype: Library(
-        _SOURCE, _FUNCTIONS, ('-O2', *flags), lambda lib: _tune(lib)
-    )
+    dtype: Library(_SOURCE, _FUNCTIONS, ('-O2', *flags))
     for dtype, *flags in (
         (torch.float32,),
         (torch.float16, '-DFLOAT16'),
         (torch.bfloat16, '-DBFLOAT16'),
     )
 }
+_ready: dict[torch.dtype, ctypes.CDLL] = {}  # tuned for this machine
+_choice: Choice | None = None
 
 
-class Variant(NamedTuple):
-    """What suits a machine; results do not depend on it.
-
-    Attributes:
-        read_ahead, write_ahead: how many values ahead of its work a sweep
-            fetches what it reads, and what it writes, from memory.
-        stream_from: bytes of output from which on it is written past the
-            caches; never if negative.
-    """
-
-    read_ahead: int = 2048
-    write_ahead: int = 2048
-    stream_from: int = -1
-
-
-_pinned: Variant | None = None
+def describe() -> str:
+    """How the sweeps were set up for this machine."""
+    if _sweeps_for(torch.float32) is None:
+        return _LIBRARIES[torch.float32].why_not()
+    return f'{_choice.variant} ({_choice.origin})'
 
 
 def use_variant(variant: Variant | None) -> None:
-    """Use this variant in place of the one found on this machine.
+    """Use this variant; results do not depend on it.
 
     Args:
-        variant: None goes back to the one found.
+        variant: None stands for the one that suits this machine.
     """
-    global _pinned
-    _pinned = variant
-    for library in _LIBRARIES.values():
-        if library.is_loaded:
-            _tune(library.get())
+    global _choice
+    _choice = variant and Choice(variant, 'as asked for')
+    _ready.clear()
 
 
-def _tune(library: ctypes.CDLL) -> None:
-    library.sweeps_tune(*(_pinned or Variant()))
+def _sweeps_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The library for inputs of a dtype, tuned; None where there is none."""
+    global _choice
+    library = _ready.get(dtype)
+    if library is None and dtype in _LIBRARIES:
+        source = _LIBRARIES[dtype]
+        library = source.get()
+        if library is not None:
+            if _choice is None:
+                _choice = choose(library, dtype, source.files())
+            library.sweeps_tune(*_choice.variant)
+            _ready[dtype] = library
+    return library
 
 
 def why_not(x: Tensor) -> str | None:
@@ -97,10 +95,11 @@ def why_not(x: Tensor) -> str | None:
     reason = why_not_array(x)
     if reason and not can_materialize(x):
         return reason
-    library = _LIBRARIES.get(x.dtype)
-    if library is None:
+    if x.dtype not in _LIBRARIES:
         return f'its dtype is {x.dtype}'
-    return library.why_not()
+    if _sweeps_for(x.dtype) is None:
+        return _LIBRARIES[x.dtype].why_not()
+    return None
 
 
 def moments(x: Tensor) -> Tensor:
@@ -234,8 +233,7 @@ class _Rows:
             last = is_channels_last(x)
             x = dense(materialized(x), last)
             address = x.data_ptr()
-        library = _LIBRARIES.get(dtype)
-        library = library and library.get()
+        library = _ready.get(dtype) or _sweeps_for(dtype)
         if library is None:
             return None
         rows = cls()

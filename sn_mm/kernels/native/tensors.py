@@ -22,12 +22,7 @@ def array_address(t: Tensor, dtype: torch.dtype) -> int:
 
     0 as well for a tensor without elements.
     """
-    if (
-        type(t) in _TYPES
-        and t.dtype is dtype
-        and t.is_cpu
-        and not t.is_neg()
-    ):
+    if type(t) in _TYPES and t.dtype is dtype and t.is_cpu and not t.is_neg():
         try:  # a layout that is not strided, or functorch's wrapper, raises
             return t.data_ptr() if t.is_contiguous() else 0
         except RuntimeError:
