@@ -250,20 +250,21 @@ class Tiles(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def make_tiles(n: int, c: int, size: int, last: bool) -> Tiles:
     """Tiles for x (n, c, size positions), or (n, size, c) with ``last``."""
+    align = math.gcd(c if last else size, 16)
+    # values that are loaded one by one take twice the registers
+    tile = _TILE if align > 1 else _TILE // 2
     if last:
-        rows = min(_power(c), max(_CHANNELS, _TILE // _power(size)))
-        block = min(_power(size), max(1, _TILE // rows))
+        rows = min(_power(c), max(_CHANNELS, tile // min(_power(size), tile)))
+        block = min(_power(size), tile // rows)
     else:
-        block = min(_power(size), _TILE)
-        rows = min(_power(c), _TILE // block)
-    rows = min(rows, _TILE)
+        block = min(_power(size), tile)
+        rows = min(_power(c), tile // block)
     groups, blocks = n * -(-c // rows), -(-size // block)
     wanted = max(
         min(_PROGRAMS // groups, _MOST_SPLITS), -(-blocks // _MOST_TILES), 1
     )
     per_split = -(-blocks // wanted)
     splits = -(-blocks // per_split)
-    align = math.gcd(c if last else size, 16)
     return Tiles(
         count=n * c,
         channels=c // align if last else c,
