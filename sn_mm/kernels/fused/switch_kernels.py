@@ -59,9 +59,7 @@ def _ratio(
         largest = tl.zeros(c.shape, tl.float64) - float('inf')
         for k in tl.static_range(K):
             if k != DROPPED:
-                largest = tl.maximum(
-                    largest, _wide(logits, first + k, inside)
-                )
+                largest = tl.maximum(largest, _wide(logits, first + k, inside))
         total = tl.zeros(c.shape, tl.float64)
         for k in tl.static_range(K):
             if k != DROPPED:

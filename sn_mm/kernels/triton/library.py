@@ -94,7 +94,9 @@ def _find_problem(
     reason = missing()
     if reason is not None:
         return reason, True
-    if torch.cuda.is_current_stream_capturing():
+    with on(device):
+        is_capturing = torch.cuda.is_current_stream_capturing()
+    if is_capturing:
         return (
             f'the kernels were not tried in {dtype} before a CUDA graph was '
             'captured; run the model once first'
