@@ -9,7 +9,7 @@ from .entries import Entry
 from .paper import Row
 
 _HEADER = (
-    '| config | paper | result | starts from | GPUs x images | length |',
+    "| config | paper | paper's result | starts from | GPUs x images | length |",
     '| --- | --- | --- | --- | --- | --- |',
 )
 BEGIN = '<!-- configs: made by tools/list_configs.py --write -->'
