@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 
-from . import datasets, hooks, toolbox  # noqa: F401
+from . import datasets, hooks, toolbox, visualization  # noqa: F401
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
 from .surgery import convert_norm, fold, harden, update_batch_average

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .components import label
+from .numbers import UNDECIDED
 from .ratios import KINDS
 
 
@@ -85,6 +86,11 @@ def summarize_hard(numbers: dict) -> str:
         if 'changed' in snapshot:
             moved = sum(snapshot['changed'])
             text += f'; {moved} changed ({moved / count:.0%})'
+        if snapshot['undecided']:
+            text += (
+                f'; {snapshot["undecided"]} undecided (the largest ratio '
+                f'leads by less than {UNDECIDED})'
+            )
         lines.append(text)
     return '\n'.join(lines)
 

@@ -13,6 +13,20 @@ import torch
 
 from .layers import bandwidth_shares, geometric_means
 
+# Okabe and Ito's colours, told apart with any kind of colour vision, and a
+# grey for the copy.
+_LOOKS = {
+    'SN': ('#D55E00', 'o'),
+    'SyncSN': ('#0072B2', 's'),
+    'BN': ('#009E73', 'D'),
+    'GN': ('#CC79A7', '^'),
+    'LN': ('#E69F00', 'v'),
+    'IN': ('#56B4E9', 'P'),
+    'plain SN': ('#000000', 'X'),
+    'copy': ('#999999', '*'),
+}
+_NO_DATE = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
+
 
 def machine() -> dict[str, str | int]:
     """Hardware and versions, to stand beside every figure."""
@@ -100,17 +114,25 @@ def write_json(path: str | Path, results: dict) -> None:
 
 
 def plot_growth(rows: list[dict], path: str | Path) -> None:
-    """Time against the size of the input, one line for every norm."""
+    """Time against the size of the input, one line for every norm.
+
+    A norm has the same colour and marker in every picture, whichever others
+    are drawn.
+
+    Args:
+        rows: of :func:`sn_mm.benchmark.layers.benchmark_layers`.
+        path: .png, .svg or .pdf.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    # Okabe and Ito's colours, told apart with any kind of colour vision.
-    colours = '#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999'
+    plt.rcParams.update({'pdf.fonttype': 42})  # text stays text
     figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
     norms = dict.fromkeys(r['norm'] for r in rows)
-    for norm, colour, marker in zip(norms, colours.split(), 'osD^vPX*'):
+    for norm in norms:
+        colour, marker = _LOOKS[norm]
         points = sorted(
             (_numel(r['shape']), r['ms']) for r in rows if r['norm'] == norm
         )
@@ -119,7 +141,7 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     axis.set_ylabel('ms, forward and backward')
     axis.grid(True, which='both', alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, metadata=_NO_DATE.get(Path(path).suffix))
     plt.close(figure)
 
 

@@ -9,7 +9,8 @@ from .entries import Entry
 from .paper import Row
 
 _HEADER = (
-    "| config | paper | paper's result | starts from | GPUs x images | length |",
+    "| config | paper | paper's result | starts from | GPUs x images "
+    '| length |',
     '| --- | --- | --- | --- | --- | --- |',
 )
 BEGIN = '<!-- configs: made by tools/list_configs.py --write -->'

@@ -360,7 +360,7 @@ def test_many_boxes_that_mmdet_drops(folder):
 @pytest.mark.parametrize(
     ('more', 'what'),
     [
-        (dict(categories=None), 'has no categories'),
+        (dict(categories=()), 'has no categories'),
         (dict(images=[dict(id=1, file_name='a.jpg')]), 'has no height'),
         (dict(annotations=[dict(id=1, image_id=1)]), 'has no category_id'),
         (
