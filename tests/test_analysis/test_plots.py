@@ -68,6 +68,18 @@ def test_cells_of_ties_have_no_statistics_colour():
     assert 'undecided' not in [t.get_text() for t in labels]
 
 
+@pytest.mark.parametrize('layers', [2, 32, 64])
+def test_legends_fit_into_their_figures(layers):
+    pairs = [(TIED, FIRM)] * layers
+    for figure in (
+        plots.draw_hard(numbers.hard_numbers([snapshot(*pairs)])),
+        plots.draw_layers(numbers.layer_numbers([snapshot(*pairs)])),
+    ):
+        figure.canvas.draw()
+        box = figure.legends[0].get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+
+
 def test_margins():
     layer = LayerRatios('x', NAMES, np.array([FIRM, TIED]), np.array([CLEAR]))
     np.testing.assert_allclose(layer.margin('mean'), [0.3, 0])

@@ -439,6 +439,7 @@ def test_amp_of_a_config_of_classes(lazy_config, monkeypatch):
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     model = torch.nn.Linear(1, 1)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(wrapper, AmpOptimWrapper)
 

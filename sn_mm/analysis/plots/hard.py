@@ -54,8 +54,9 @@ def draw_hard(numbers: dict) -> Figure:
         [x['label'] for x in layers], rotation=90, fontsize=8
     )
     bottom.tick_params(axis='x', length=0, pad=12)
-    figure.legend(
-        handles=[
+    style.add_legend(
+        figure,
+        [
             *style.statistic_handles(numbers['statistics']),
             *([style.undecided_handle()] if some_undecided else []),
             *style.kind_handles([x['kind'] for x in layers]),
@@ -71,10 +72,6 @@ def draw_hard(numbers: dict) -> Figure:
                 label='changed',
             ),
         ],
-        loc='outside upper center',
-        ncols=10,
-        frameon=False,
-        fontsize=10,
     )
     return figure
 

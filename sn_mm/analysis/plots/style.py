@@ -81,6 +81,21 @@ def stage_spans(layers: Sequence[dict]) -> list[tuple[str, int, int]]:
     return spans
 
 
+def add_legend(figure: Figure, handles: Sequence) -> None:
+    """Above the axes, in as many rows as the figure's width needs."""
+    widest = max(len(h.get_label()) for h in handles)
+    inches = 0.7 + 0.085 * widest
+    columns = max(1, int(figure.get_figwidth() / inches))
+    rows = -(-len(handles) // columns)
+    figure.legend(
+        handles=handles,
+        loc='outside upper center',
+        ncols=-(-len(handles) // rows),
+        frameon=False,
+        fontsize=10,
+    )
+
+
 def mark_kinds(axis, layers: Sequence[dict], height: float) -> None:
     """A marker of its kind at every layer's position."""
     for kind in {layer['kind'] for layer in layers}:
