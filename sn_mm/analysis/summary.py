@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from .components import label
+from sn_mm.anatomy.components import label
+from sn_mm.anatomy.ratios import KINDS
+
 from .numbers import UNDECIDED
-from .ratios import KINDS
 
 
 def summarize_layers(numbers: list[dict]) -> str:
