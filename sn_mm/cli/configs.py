@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from sn_mm.patches.cpu_processes import cpu_processes
 
 from .errors import LaunchError
+from .quiet import without_packaging_warnings
 
 _TOOLBOXES = ('mmdet', 'mmseg')
 
@@ -40,7 +41,8 @@ def load_config(
     """
     path = _file_of(path)
     try:
-        cfg = Config.fromfile(path)
+        with without_packaging_warnings():
+            cfg = Config.fromfile(path)
     except (FileNotFoundError, SyntaxError) as error:
         raise LaunchError(f'config {path} cannot be read: {error}') from error
     cfg.launcher = launcher

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from sn_mm.kernels.native import sweeps
 
 from .layers import bandwidth_shares, geometric_means
 
@@ -32,9 +35,14 @@ def machine() -> dict[str, str | int]:
     """Hardware and versions, to stand beside every figure."""
     facts = dict(
         cpu=_cpu_model(),
+        cores=os.cpu_count(),
+        caches=_caches(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,
+        compiler=_compiler(),
+        flags=_flags(),
     )
     if torch.cuda.is_available():
         facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda)
@@ -143,6 +151,45 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     axis.legend()
     figure.savefig(path, dpi=150, metadata=_NO_DATE.get(Path(path).suffix))
     plt.close(figure)
+
+
+def _caches() -> str:
+    """'L1d 32K, L1i 32K, L2 1024K, L3 36608K' of the first core."""
+    found = {}
+    folder = Path('/sys/devices/system/cpu/cpu0/cache')
+    for index in sorted(folder.glob('index*')):
+        try:
+            level, kind, size = (
+                (index / name).read_text().strip()
+                for name in ('level', 'type', 'size')
+            )
+        except OSError:
+            continue
+        suffix = {'Data': 'd', 'Instruction': 'i'}.get(kind, '')
+        found[f'L{level}{suffix}'] = size
+    return ', '.join(f'{k} {v}' for k, v in found.items()) or 'not known'
+
+
+def _compiler() -> str:
+    """The first line that the C compiler of the kernels says of itself."""
+    words = sweeps.compile_command()
+    if not words:
+        return 'none'
+    try:
+        done = subprocess.run(
+            [words[0], '--version'], capture_output=True, text=True, timeout=9
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f'{words[0]}: {error}'
+    return (done.stdout.splitlines() or [words[0]])[0]
+
+
+def _flags() -> str:
+    """What the kernels are compiled with, or why they are not used."""
+    reason = sweeps.why_not(torch.ones(1, 2, 3, 4))
+    if reason:
+        return f'not used: {reason}'
+    return ' '.join(w for w in sweeps.compile_command()[1:] if w[:1] == '-')
 
 
 def _numel(shape: list[int]) -> int:

@@ -92,6 +92,11 @@ def _tune(library: ctypes.CDLL) -> None:
     library.sweeps_tune(*(_pinned or Variant()))
 
 
+def compile_command() -> list[str]:
+    """Compiler and flags of the sweeps over float32, for reports."""
+    return _LIBRARIES[torch.float32].command()
+
+
 def why_not(x: Tensor) -> str | None:
     """Why C cannot take x (N, C, *spatial), not empty; None where it can."""
     reason = why_not_array(x)
