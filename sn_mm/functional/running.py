@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sn_mm.kernels.fused import switch_native
 
-from .traced import is_traced
+from .traced import is_recorded
 
 
 def update_running(
@@ -31,7 +31,7 @@ def update_running(
             is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
-    if not is_traced(batch) and switch_native.move(
+    if not is_recorded() and switch_native.move(
         mean, var, count, batch, momentum
     ):
         return
@@ -42,7 +42,7 @@ def update_running(
         seen = seen & (batch[2, 0, 0] > 0)
     count.add_(seen)
     step = 1 / count.clamp(min=1) if momentum is None else momentum
-    step = (seen * step).to(mean)
+    step = seen.to(mean.dtype) * step  # a bool times 0.1 is a float32
     moments = torch.where(seen, moments, torch.zeros_like(moments)).to(mean)
     mean.lerp_(moments[0], step)
     var.lerp_(moments[1], step)
