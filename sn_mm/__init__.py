@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 
-from . import datasets, hooks, patches  # noqa: F401
+from . import datasets, hooks, patches, visualization  # noqa: F401
 from .anatomy import find_norms
 from .checkpoints import load_pretrained
 from .kernels import backends

@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What the paper advises against, looked for in a model and its config.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019: Table XI (rows 4 and 5), Sec. 4.3.
 """
 

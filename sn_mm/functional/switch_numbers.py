@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 

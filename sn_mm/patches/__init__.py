@@ -13,6 +13,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.radius_watch`: the hooks of mmengine's Runner.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
 configs, and :mod:`.cpu_processes`, while a Runner is built.
@@ -23,6 +24,7 @@ from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .pretrained_init import register_pretrained
+from .radius_watch import watch_radius
 from .sync_bn import watch_sync_bn
 
 
@@ -34,6 +36,7 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     register_pretrained()
+    watch_radius()
 
 
 __all__ = [
@@ -43,5 +46,6 @@ __all__ = [
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'watch_radius',
     'watch_sync_bn',
 ]

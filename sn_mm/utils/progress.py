@@ -1,0 +1,75 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""How far a long task has come, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mmengine.dist import is_main_process
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_A_LINE = 30
+
+
+@contextmanager
+def show_progress(
+    text: str, total: int | None, shown: bool = True
+) -> Iterator[Callable[[], None]]:
+    """A function to call after every step.
+
+    On a terminal (standard error) a bar with the time left; elsewhere, as in
+    the log of a batch system, a line from time to time. Processes but the
+    first show nothing.
+
+    Args:
+        text: what is being done.
+        total: number of steps, if it is known.
+        shown: without, nothing is shown at all.
+    """
+    console = Console(file=sys.stderr)
+    if not shown or not is_main_process():
+        yield lambda: None
+    elif not console.is_terminal:
+        yield _Lines(text, total)
+    else:
+        columns = (
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda: bar.advance(task)
+
+
+class _Lines:
+    """Counts steps, and writes a line where the last one is long ago."""
+
+    def __init__(self, text: str, total: int | None) -> None:
+        self.text = text
+        self.total = total
+        self.done = 0
+        self.start = self.written = time.monotonic()
+
+    def __call__(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.written < _SECONDS_A_LINE:
+            return
+        self.written = now
+        line = f'{self.text}: {self.done}'
+        if self.total is not None:
+            left = (now - self.start) * (self.total / self.done - 1)
+            line += f' of {self.total}, {max(left, 0):.0f} s left'
+        print(line, file=sys.stderr, flush=True)
