@@ -4,7 +4,8 @@
 from . import datasets, hooks, patches  # noqa: F401
 from .anatomy import find_norms
 from .checkpoints import load_pretrained
-from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
+from .kernels import backends
+from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
 from .recalibrate import update_batch_average
 from .surgery import convert_norm, fold, harden
 from .version import __version__
@@ -14,6 +15,7 @@ SN = SN2d
 patches.apply()
 
 __all__ = [
+    'RowNorm',
     'SN',
     'SN1d',
     'SN2d',
@@ -22,6 +24,7 @@ __all__ = [
     'SyncSN',
     'SyncSSN',
     '__version__',
+    'backends',
     'convert_norm',
     'find_norms',
     'fold',

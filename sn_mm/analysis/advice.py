@@ -80,8 +80,8 @@ def _single_positions(
         yield (
             f'SN on maps of a single position: {join_names(layers, 4)}. IN '
             'and LN are unstable there (TPAMI, Table XI, 5); give these '
-            "layers another norm, such as norm_cfg=dict(type='GN', num_groups=32), "
-            'or none'
+            "layers another norm, such as norm_cfg=dict(type='GN', "
+            'num_groups=32), or none'
         )
 
 
@@ -121,8 +121,8 @@ def _bn_ratios(rows: list[NormRow], images: int | None) -> Iterator[str]:
             f'BN ratios above {_LARGE_BN} at {images} image(s) per GPU: '
             f'{join_names([name for _, name in found], 4)} '
             f'(largest {worst[0]:.2f} in {worst[1]}). Batch statistics are '
-            'noisy there (TPAMI, Sec. 4.3); start from weights of a small batch, use SyncSN, or '
-            'bn_eval=True'
+            'noisy there (TPAMI, Sec. 4.3); start from weights of a small '
+            'batch, use SyncSN, or bn_eval=True'
         )
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
 from .convert import check_finite
-from .errors import CheckpointError
 from .report import Report, Used
 
 _RUNNING = ('running_mean', 'running_var')

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
-from .errors import CheckpointError
 from .layouts import Layout
 from .report import Dropped, Report, Used
 

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
 from .detectron import params_of_detector
-from .errors import CheckpointError
 from .resnet import resnet_params
 from .segmentation import decoder_params
 

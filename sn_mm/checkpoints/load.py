@@ -11,6 +11,7 @@ from typing import Optional
 from torch import Tensor, nn
 
 from sn_mm.utils import join_names, unwrapped
+from sn_mm.utils.errors import CheckpointError
 
 from .bn import Ratios, bn_layers, bn_to_sn, same_name, sn_name
 from .checks import contradictions
@@ -22,7 +23,6 @@ from .convert import (
     mmpretrain_name,
     torchvision_name,
 )
-from .errors import CheckpointError
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report, log

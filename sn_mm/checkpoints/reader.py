@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
-from .errors import CheckpointError
 from .tracked_file import tracked
 
 # outer keys that hold the weights, in the order they are looked for

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sn_mm.utils import written_whole
+from sn_mm.utils.errors import CheckpointError
 
-from .errors import CheckpointError
 from .tracked_file import tracked
 
 
