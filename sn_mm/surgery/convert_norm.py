@@ -25,6 +25,7 @@ from sn_mm.anatomy.norms import (
     num_channels,
 )
 from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.utils import join_names
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (
@@ -305,7 +306,6 @@ def _report(
         or 'no norm layer to convert'
     )
     if left:
-        some = ', '.join(left[:5]) + (', ...' if len(left) > 5 else '')
-        text += f'; {len(left)} left alone: {some}'
+        text += f'; {len(left)} left alone: {join_names(left, 5)}'
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)

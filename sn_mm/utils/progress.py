@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
@@ -22,35 +23,40 @@ _SECONDS_A_LINE = 30
 
 
 @contextmanager
-def show_progress(
-    text: str, total: int | None, shown: bool = True
-) -> Iterator[Callable[[], None]]:
-    """A function to call after every step.
+def progress_bar(
+    text: str, total: int | None, shown: bool = True, in_bytes: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Show how far a long piece of work has come, on standard error.
 
-    On a terminal (standard error) a bar with the time left; elsewhere, as in
-    the log of a batch system, a line from time to time. Processes but the
-    first show nothing.
+    On a terminal a bar with the time left; elsewhere, as in the log of a
+    batch system, a line from time to time. Processes but the first show
+    nothing.
 
     Args:
         text: what is being done.
-        total: number of steps, if it is known.
+        total: steps, or bytes; None where nobody knows.
         shown: without, nothing is shown at all.
+        in_bytes: ``total`` counts bytes.
+
+    Returns:
+        A context that gives a function: call it with the number of steps (1
+        by default) or bytes that were done since.
     """
     console = Console(file=sys.stderr)
     if not shown or not is_main_process():
-        yield lambda: None
+        yield lambda count=1: None
     elif not console.is_terminal:
         yield _Lines(text, total)
     else:
         columns = (
             TextColumn('{task.description}'),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(text, total=total)
-            yield lambda: bar.advance(task)
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(text, total=total)
+            yield lambda count=1: progress.advance(task, count)
 
 
 class _Lines:
@@ -62,8 +68,8 @@ class _Lines:
         self.done = 0
         self.start = self.written = time.monotonic()
 
-    def __call__(self) -> None:
-        self.done += 1
+    def __call__(self, count: int = 1) -> None:
+        self.done += count
         now = time.monotonic()
         if now - self.written < _SECONDS_A_LINE:
             return
