@@ -13,7 +13,7 @@ REPOSITORIES = (
     ('ImageNet models', 'switchablenorms/Switchable-Normalization'),
     ('detectors', 'switchablenorms/SwitchNorm_Detection'),
     ('segmentation models', 'switchablenorms/SwitchNorm_Segmentation'),
-    ('SSN models', 'switchablenorms/SparseSwitchNorm'),
+    ('SSN models', 'switchablenorms/Sparse_SwitchNorm'),
 )
 
 

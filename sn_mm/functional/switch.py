@@ -111,15 +111,9 @@ class SwitchRule:
         weight = weight.to(m.dtype)
         if self.softmax:
             if self.drops_instance(size):
-                index = self.statistics.index('in')
-                weight = torch.cat(
-                    [
-                        weight[..., :index],
-                        torch.full_like(weight[..., :1], float('-inf')),
-                        weight[..., index + 1 :],
-                    ],
-                    dim=-1,
-                )
+                own = [name == 'in' for name in self.statistics]
+                own = torch.tensor(own, device=weight.device)
+                weight = weight.masked_fill(own, float('-inf'))
             weight = weight.softmax(-1)
         if weight.dim() == 2:
             width = m.shape[1] // weight.shape[0]
@@ -165,9 +159,9 @@ def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:
             process had some.
 
     Returns:
-        (2, C), mean and variance; or (3, C), with the count.
+        (2, 1, C), mean and variance; or (3, 1, C), with the count.
     """
     rows = [mean, var]
     if count is not None:
         rows.append(count.expand_as(mean))
-    return torch.cat(rows).detach()
+    return torch.stack(rows).detach()

@@ -15,29 +15,34 @@ from sn_mm.kernels.layout import accumulation_dtype, spatial_size, widen
 
 from .numbers import checked_results
 
+_compiler = getattr(torch, 'compiler', None)  # from torch 2.1 on
+_is_compiling = getattr(_compiler, 'is_compiling', None) or (
+    lambda: torch._dynamo.is_compiling()
+)
+_is_exporting = getattr(_compiler, 'is_exporting', lambda: False)
+# the transforms of torch.func that are active, innermost last, or None
+_transforms = torch._C._functorch.peek_interpreter_stack
+
 
 def is_traced(x: Tensor) -> bool:
     """Whether somebody follows the operations on x, not just their result."""
     return (
         is_recorded()
-        or _is_transformed()
+        or _transforms() is not None
         or forward_ad._current_level >= 0
-        or x.device.type == 'meta'
+        or x.is_meta
         or not (type(x) is Tensor or type(x.detach()) is Tensor)
     )
 
 
 def is_recorded() -> bool:
     """Whether a compiler or an exporter records operations."""
-    return torch.jit.is_tracing() or _is_compiling()
+    return _is_compiling() or torch.jit.is_tracing()
 
 
 def leaves_torch() -> bool:
     """Whether what is recorded goes to a file, for other runtimes to read."""
-    compiler = getattr(torch, 'compiler', None)
-    if hasattr(compiler, 'is_exporting') and compiler.is_exporting():
-        return True
-    return torch.jit.is_tracing()
+    return _is_exporting() or torch.jit.is_tracing()
 
 
 def normalize_rows_traced(
@@ -86,18 +91,3 @@ def _over_positions(t: Tensor, ones: tuple[int, ...], store: bool) -> Tensor:
     if store:
         t = torch.as_strided(t, t.shape, t.stride())
     return t.reshape(*t.shape, *ones)
-
-
-def _is_compiling() -> bool:
-    compiler = getattr(torch, 'compiler', None)
-    if hasattr(compiler, 'is_compiling'):
-        return compiler.is_compiling()
-    return torch._dynamo.is_compiling()
-
-
-def _is_transformed() -> bool:
-    """Whether a transform of torch.func is active."""
-    functorch = getattr(torch._C, '_functorch', None)
-    return functorch is not None and (
-        functorch.peek_interpreter_stack() is not None
-    )

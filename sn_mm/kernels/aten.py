@@ -149,6 +149,8 @@ def _rows(t: Tensor, like: Tensor | None = None) -> Tensor:
     want one dtype throughout.
     """
     dtype = t.dtype if like is None else like.dtype
+    if t._is_zerotensor():  # some kernels would read what is not there
+        t = t.clone()
     if not t.is_cuda:
         dtype = accumulation_dtype(dtype)
     return t.to(dtype).contiguous().view(t.shape[0] * t.shape[1], -1)

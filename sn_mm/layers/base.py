@@ -159,15 +159,15 @@ class RowNorm(_InstanceNorm):
 
         Pruning tools leave such layers; no kernel may read past their ends.
         """
-        wanted = (self.num_features,)
+        channels = self.num_features
         for tensors, names in (
             (self._parameters, ('weight', 'bias')),
             (self._buffers, ('running_mean', 'running_var')),
         ):
             for name in names:
                 t = tensors.get(name)
-                if t is not None and t.shape != wanted:
-                    self._refuse_shape(name, t, wanted)
+                if t is not None and t.numel() != channels:
+                    self._refuse_shape(name, t, (channels,))
 
     def _refuse_shape(self, name: str, t: Tensor, wanted: tuple) -> None:
         raise ValueError(

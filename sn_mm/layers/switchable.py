@@ -144,8 +144,9 @@ class SwitchNorm(HardRatios, RowNorm):
         mean_weight, var_weight = (
             pick_ratios(w, used) for w in self._ratio_weights(x)
         )
+        own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            x, rule, mean_weight, var_weight, self.weight, self.bias
+            x, rule, mean_weight, var_weight, own['weight'], own['bias']
         )
         if not isinstance(result, tuple):
             return result

@@ -17,7 +17,7 @@ def buffers(dtype):
 
 def batches(positions=None):
     gen = torch.Generator().manual_seed(1)
-    pooled = torch.rand(3, CHANNELS, dtype=torch.double, generator=gen)
+    pooled = torch.rand(3, 1, CHANNELS, dtype=torch.double, generator=gen)
     if positions is None:
         return pooled[:2]
     pooled[2] = positions
@@ -34,7 +34,7 @@ def test_update_running(positions, momentum, dtype):
     part = seen * (1 / (3 + seen) if momentum is None else momentum)
     want = [
         old + part * (new - old)
-        for old, new in zip(torch.stack([mean, var]).double(), pooled[:2])
+        for old, new in zip(torch.stack([mean, var]).double(), pooled[:2, 0])
     ]
     update_running(mean, var, count, pooled, momentum)
     torch.testing.assert_close(mean, want[0].to(dtype))
@@ -51,7 +51,7 @@ def test_a_batch_that_is_not_finite_does_not_count(
 ):
     own, before = buffers(dtype), buffers(dtype)
     pooled = batches()
-    pooled[row, 2] = value
+    pooled[row, 0, 2] = value
     update_running(*own, pooled, momentum)
     for t, old in zip(own, before):
         assert torch.equal(t, old)
