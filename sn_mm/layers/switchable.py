@@ -324,7 +324,7 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
-            self._choose_loaded()
+            self.choose_()
 
 
 @MODELS.register_module(name=['SN', 'SN2d'])
