@@ -318,9 +318,10 @@ def _plan(
     groups = num_groups if 'gn' in names else 1
     channels = min(_power(c), _CHANNELS)
     samples = min(_power(n), _TILE // channels)
-    # narrow tiles, because only channels share this work
+    # narrow tiles, because only channels share this work, and small ones,
+    # because there is much to sum
     long = min(_power(n), _CHANNELS)
-    narrow = min(_power(c), _TILE // long, _CHANNELS)
+    narrow = min(_power(c), _TILE // 2 // long, _CHANNELS)
     ln_width, gn_width = (min(_power(c // g), _WIDEST) for g in (1, groups))
     ln_pools, gn_pools = (max(1, _TILE // w) for w in (ln_width, gn_width))
     run_programs = 0
@@ -386,7 +387,7 @@ def _or(t: Tensor | None, unused: Tensor) -> Tensor:
     return unused if t is None else t.detach().contiguous()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _kernels() -> ModuleType:
     """The module of the kernels, which imports Triton."""
     return importlib.import_module('.switch_kernels', __package__)

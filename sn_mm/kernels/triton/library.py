@@ -47,7 +47,7 @@ def problem(device: torch.device, dtype: torch.dtype) -> str | None:
     return _seen[key]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def missing() -> str | None:
     """None if there is a Triton to take, or one sentence why not."""
     try:
@@ -60,13 +60,13 @@ def missing() -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def kernels() -> ModuleType:
     """The module of the kernels; only where Triton is not missing."""
     return importlib.import_module('.kernels', __package__)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which takes any device."""
     if missing() is not None:

@@ -1,11 +1,11 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Compile Triton kernels for GPUs that need not be there, and look at them.
 
-Usage: python compile_kernels.py CASES COMPUTE_CAPABILITY
+Usage: python compile_kernels.py COMPUTE_CAPABILITY
 
-CASES is 'sweeps' or 'switch'. The functions of that module run on tensors
-without memory, and what they would launch is compiled instead, as Triton's
-launcher would do it. A JSON list of what came out goes to standard output.
+The functions of the sweeps and of the fused numbers run on tensors without
+memory, and what they would launch is compiled instead, as Triton's launcher
+would do it. A JSON list of what came out goes to standard output.
 Needs PyTorch and Triton, 2.1 or newer, and nothing else: the parent package
 is replaced by an empty one.
 """
@@ -90,7 +90,7 @@ def record_sweeps(capability):
         sweeps.moments(x)
         sweeps.remeasure(x, x)
         sweeps.affine(x, rows, rows, rows, relu=last)
-        for gate in [None, (rows, rows)][: 1 + (dtype != bf16)]:
+        for gate in [None, (rows, rows)] if capability >= 90 else [None]:
             sweeps.products(x, x, rows, gate)
             sweeps.combine(x, x, rows, rows, rows, rows, gate)
     return kernels, recorder
@@ -230,7 +230,7 @@ def _run(*command):
 
 
 def waits_in_loops(ptx):
-    """How often threads wait for each other between a label and a jump back."""
+    """How often threads wait for each other in what a jump back repeats."""
     lines = ptx.splitlines()
     labels = {
         m[1]: i
@@ -249,23 +249,24 @@ def main():
     parent = types.ModuleType('sn_mm')
     parent.__path__ = [str(PACKAGE)]
     sys.modules['sn_mm'] = parent
-    name, capability = sys.argv[1], int(sys.argv[2])
+    capability = int(sys.argv[1])
     replace_driver(capability)
-    record = {'sweeps': record_sweeps, 'switch': record_switch}[name]
-    kernels, recorder = record(capability)
     found = []
-    for name, args, constants in recorder.launches.values():
-        kernel = getattr(kernels, name)
-        asm = compile_launch(kernel, args, constants, capability)
-        found.append(
-            {
-                'kernel': name,
-                'dtype': str(getattr(args[0], 'dtype', None)),
-                'constants': constants,
-                **resources(asm),
-                'waits_in_loops': waits_in_loops(asm['ptx']),
-            }
-        )
+    for record in (record_sweeps, record_switch):
+        kernels, recorder = record(capability)
+        for name, args, constants in recorder.launches.values():
+            kernel = getattr(kernels, name)
+            asm = compile_launch(kernel, args, constants, capability)
+            found.append(
+                {
+                    'module': kernels.__name__.rpartition('.')[2],
+                    'kernel': name,
+                    'dtype': str(args[0].dtype),
+                    'constants': constants,
+                    'waits_in_loops': waits_in_loops(asm['ptx']),
+                    **resources(asm),
+                }
+            )
     json.dump(found, sys.stdout)
 
 

@@ -125,8 +125,8 @@ def test_affine(shape):
 def test_products(shape, gated, programs):
     near, *gate = numbers(shape, 'near', 'scale', 'shift')
     gate = tuple(gate) if gated else None
-    x, dy = batch(shape)
-    for x in formats(x):
+    values, dy = batch(shape)
+    for x in formats(values):
         got = sweeps.products(dy, x, near, gate)
         assert_sums_close(got, dy, x, near, gate)
 
@@ -136,8 +136,8 @@ def test_products(shape, gated, programs):
 def test_combine(shape, gated):
     scale, near, slope, shift, *gate = numbers(shape, *range(6))
     gate = tuple(gate) if gated else None
-    x, dy = batch(shape)
-    for x in formats(x):
+    values, dy = batch(shape)
+    for x in formats(values):
         d = x.double() - as_rows(near, shape)
         want = as_rows(scale, shape) * exact_gated(dy.double(), d, gate)
         want += as_rows(slope, shape) * d + as_rows(shift, shape)
@@ -147,8 +147,8 @@ def test_combine(shape, gated):
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_remeasure(shape, programs):
-    x, dy = batch(shape)
-    for x in formats(x):
+    values, dy = batch(shape)
+    for x in formats(values):
         moments, sums = sweeps.remeasure(dy, x)
         for ours, theirs in zip(moments, exact_moments(x)):
             assert_close(ours, theirs, TIGHT)
@@ -180,8 +180,8 @@ def first_tile_elsewhere(x):
     'change', [far_off, very_far_off, spike_first, first_tile_elsewhere]
 )
 def test_little_cancels(change, programs):
-    x, dy = batch((1, 3, 70, 60))
-    for x in formats(change(x)):
+    values, dy = batch((1, 3, 70, 60))
+    for x in formats(change(values)):
         want = exact_moments(x)
         moments, sums = sweeps.remeasure(dy, x)
         for got in (sweeps.moments(x), moments):
@@ -197,8 +197,8 @@ def test_little_cancels(change, programs):
 
 
 def test_constant_rows_have_no_variance():
-    x = torch.full((2, 3, 40, 60), 1 / 3, device=DEVICE)
-    for x in formats(x):
+    values = torch.full((2, 3, 40, 60), 1 / 3, device=DEVICE)
+    for x in formats(values):
         mean, var = sweeps.moments(x)
         assert_close(mean, exact_moments(x)[0], 1e-12)
         assert var.abs().max() < 1e-14
@@ -221,8 +221,8 @@ def test_what_is_not_finite_shows(value):
 def test_half_precision(shape, dtype):
     """Only what is written is rounded."""
     near, scale, slope, shift = numbers(shape, *range(4))
-    x, dy = batch(shape, dtype)
-    for x in formats(x):
+    values, dy = batch(shape, dtype)
+    for x in formats(values):
         for ours, theirs in zip(sweeps.moments(x), exact_moments(x)):
             assert_close(ours, theirs, TIGHT)
         assert_sums_close(sweeps.products(dy, x, near), dy, x, near)
@@ -240,8 +240,8 @@ def test_half_precision(shape, dtype):
 
 def test_results_lie_as_the_input_does():
     near, scale, slope, shift = numbers((2, 6, 5, 4), *range(4))
-    x, dy = batch((2, 6, 5, 4))
-    for x in formats(x):
+    values, dy = batch((2, 6, 5, 4))
+    for x in formats(values):
         y = sweeps.affine(x, near, scale, shift)
         dx = sweeps.combine(dy, x, scale, near, slope, shift)
         assert y.stride() == dx.stride() == x.stride()
@@ -254,11 +254,13 @@ def test_any_strides_and_dtypes_of_gradients():
     gaps = torch.stack([x, x], -1)[..., 0]
     assert not gaps.is_contiguous()
     one = torch.ones((), device=DEVICE, dtype=torch.float16).expand(x.shape)
-    for dy in (dy.transpose(2, 3).contiguous().transpose(2, 3), one):
+    turned = dy.transpose(2, 3).contiguous().transpose(2, 3)
+    for gradient in (turned, one):
         args = scale, near, slope, shift
-        want = sweeps.combine(dy.float().contiguous(), x, *args)
-        assert torch.equal(sweeps.combine(dy, gaps, *args), want)
-        assert_sums_close(sweeps.products(dy, gaps, near), dy, x, near)
+        want = sweeps.combine(gradient.float().contiguous(), x, *args)
+        assert torch.equal(sweeps.combine(gradient, gaps, *args), want)
+        got = sweeps.products(gradient, gaps, near)
+        assert_sums_close(got, gradient, x, near)
     assert_close(sweeps.moments(gaps), exact_moments(x), TIGHT)
 
 
