@@ -163,7 +163,9 @@ def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
     """The gradients in plain operations, which autograd follows further."""
     inputs = [t for t, need in zip((x, *params), needs) if need]
     with replaying(brought):
-        outputs = normalize_rows_traced(x, ctx.numbers.rule, params, ctx.relu)
+        outputs = normalize_rows_traced(
+            x, ctx.numbers.rule, params, ctx.relu
+        )
     used = [
         (y, dy)
         for y, dy in zip(outputs, d_outputs)

@@ -45,5 +45,7 @@ def check_names(
                 f'unknown {what} {name!r} in {names!r}; choose from {choices}'
             )
     if len(set(names)) != len(names):
-        raise ValueError(f'duplicate {what} in {names!r}; name each one once')
+        raise ValueError(
+            f'duplicate {what} in {names!r}; name each one once'
+        )
     return tuple(names)

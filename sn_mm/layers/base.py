@@ -148,8 +148,8 @@ class RowNorm(_InstanceNorm):
         """Raise an error that names what is wrong with x, and the fix."""
         ranks = self._ranks
         if x.dim() < 2 or (ranks is not None and x.dim() not in ranks):
-            text = (
-                '2 or more' if ranks is None else ' or '.join(map(str, ranks))
+            text = '2 or more' if ranks is None else ' or '.join(
+                map(str, ranks)
             )
             raise ValueError(
                 f'{type(self).__name__} expects input of rank {text} '

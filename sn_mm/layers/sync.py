@@ -97,7 +97,7 @@ class Synchronized:
         return None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _uncompiled_forward() -> Callable:
     """The layer's forward, which torch.compile then leaves alone.
 
