@@ -9,7 +9,7 @@ from torch import Tensor
 from .overlaps import overlaps
 from .torchvision_ops import torchvision_ops
 
-_BLOCK = 256
+_BLOCK = 128
 
 
 def nms(

@@ -19,11 +19,19 @@ def overlaps(one: Tensor, other: Tensor, offset: int) -> Tensor:
     Returns:
         (N, M); NaN of two boxes without area.
     """
-    low = torch.maximum(one[:, None, :2], other[:, :2])
-    high = torch.minimum(one[:, None, 2:], other[:, 2:])
-    width, height = (high.sub_(low) + offset).clamp_(min=0).unbind(-1)
-    both = width * height
-    return both / (_area(one, offset)[:, None] + _area(other, offset) - both)
+    x1, y1, x2, y2 = one.t()[:, :, None]
+    u1, v1, u2, v2 = other.t().contiguous()
+    both = _length(torch.maximum(x1, u1), torch.minimum(x2, u2), offset)
+    both *= _length(torch.maximum(y1, v1), torch.minimum(y2, v2), offset)
+    union = _area(one, offset)[:, None] + _area(other, offset)
+    return both.div_(union.sub_(both))
+
+
+def _length(low: Tensor, high: Tensor, offset: int) -> Tensor:
+    length = high.sub_(low)
+    if offset:
+        length += offset
+    return length.clamp_(min=0)
 
 
 def _area(boxes: Tensor, offset: int) -> Tensor:

@@ -48,7 +48,9 @@ def softnms(
         dets[len(kept), 4] = scores[index]
         kept.append(index)
         left = torch.cat((left[:best], left[best + 1 :]))
+        # two boxes without area do not overlap
         overlap = overlaps(boxes[index][None], boxes[left], offset)[0]
+        overlap = overlap.nan_to_num(0)
         scores[left] *= _factors(overlap, iou_threshold, sigma, method)
         left = left[~(scores[left] < min_score)]
     return torch.stack(kept) if kept else left
