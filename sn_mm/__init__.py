@@ -1,17 +1,17 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Switchable Normalization for OpenMMLab: importing registers everything."""
 
-import sn_mm_ops
-
-from . import datasets, hooks, toolbox  # noqa: F401
+from . import datasets, hooks, patches  # noqa: F401
+from .anatomy import find_norms
 from .checkpoints import load_pretrained
 from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-from .surgery import convert_norm, fold, harden, update_batch_average
+from .recalibrate import update_batch_average
+from .surgery import convert_norm, fold, harden
 from .version import __version__
 
-sn_mm_ops.serve()
-
 SN = SN2d
+
+patches.apply()
 
 __all__ = [
     'SN',
@@ -23,6 +23,7 @@ __all__ = [
     'SyncSSN',
     '__version__',
     'convert_norm',
+    'find_norms',
     'fold',
     'harden',
     'load_pretrained',

@@ -13,10 +13,14 @@ Run it on a quiet machine. All norms are measured in turns, in one run.
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
-from sn_mm.benchmark import compiled, inference, layers, report, steps
+# the package beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from benchmarks import compiled, inference, layers, report, steps
 
 
 def parse_args():

@@ -17,9 +17,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from sn_mm.analysis.ratios import LayerRatios
-from sn_mm.analysis.sources import read_weights
+from sn_mm.anatomy.ratios import LayerRatios
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.checkpoints.weights import read_weights
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 from sn_mm.surgery.harden import describe, harden_state
 

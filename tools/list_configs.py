@@ -19,7 +19,10 @@ import re
 import sys
 from pathlib import Path
 
-from sn_mm.catalog import (
+# the package beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from catalog import (
     CatalogError,
     Schedule,
     read_entries,
@@ -27,7 +30,7 @@ from sn_mm.catalog import (
     schedule_for,
     write_catalog,
 )
-from sn_mm.catalog.markdown import table
+from catalog.markdown import table
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,9 +24,9 @@ import torch.multiprocessing as mp
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from sn_mm import SyncSN, convert_norm, engine
+from sn_mm import SyncSN, cli, convert_norm
+from sn_mm.distributed.groups import named_group
 from sn_mm.functional.distributed import all_gather
-from sn_mm.functional.groups import named_group
 
 
 class Plan(NamedTuple):
@@ -110,7 +110,7 @@ def norm_calls(plan: Plan) -> list[int]:
 
 
 def _build(plan: Plan) -> nn.Module:
-    cfg = engine.load_config(f'{plan.scope}::{plan.config}')
+    cfg = cli.load_config(f'{plan.scope}::{plan.config}')
     import_module(f'{plan.scope}.models')
     init_default_scope(plan.scope)
     cfg.model.data_preprocessor.pop('batch_augments', None)

@@ -27,12 +27,12 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.analysis import advice, norm_table
-from sn_mm.analysis.example import ExampleError
-from sn_mm.analysis.trace import trace_norms
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.trace import trace_norms
 from sn_mm.checkpoints import CheckpointError
-from sn_mm.surgery import find_norms
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='show the ratios of these weights'
     )
@@ -66,7 +66,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '(default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help='write the table there')
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     return parser.parse_args(args)
 
 
@@ -79,8 +79,8 @@ def build_model(cfg: Config) -> nn.Module:
 def fill(model: nn.Module, args: argparse.Namespace) -> bool:
     """Load weights if told to; whether the ratios are trained ones."""
     if args.checkpoint:
-        engine.check_checkpoint(args.checkpoint)
-        engine.load_weights(model, args.checkpoint)
+        cli.check_checkpoint(args.checkpoint)
+        cli.load_weights(model, args.checkpoint)
         return True
     if args.init_weights:
         model.init_weights()
@@ -150,20 +150,20 @@ def main(args: list | None = None) -> int:
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
     try:
-        cfg = engine.load_config(args.config, args.cfg_options)
-        engine.register_toolbox(cfg)
+        cfg = cli.load_config(args.config, args.cfg_options)
+        cli.register_toolbox(cfg)
         model = build_model(cfg)
         trained = fill(model, args)
         rows = norm_table.norm_rows(model, weight_decay(model, cfg))
         if not rows:
-            raise engine.LaunchError(
+            raise cli.LaunchError(
                 f'the model of {args.config} has no norm layer; set norm_cfg '
                 'at its parts'
             )
         warned = find_warnings(model, cfg, rows, args, trained)
         if args.json:
             write_json(args.json, rows, warned)
-    except (engine.LaunchError, CheckpointError, OSError) as error:
+    except (cli.LaunchError, CheckpointError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(norm_table.table(rows))

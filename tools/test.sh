@@ -7,7 +7,7 @@
 # first time on a machine mmcv is compiled as well, about 8 minutes on 2
 # cores) and runs the test suite, or the part of it that the arguments name:
 #   bash tools/test.sh
-#   bash tools/test.sh tests/test_layers -k sync -x
+#   bash tools/test.sh tests/unit/test_layers -k sync -x
 #   SN_MM_STACK=onedl bash tools/test.sh
 #   SN_MM_STACK=classic bash tools/test.sh
 #   SN_MM_ENV=current bash tools/test.sh

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .components import component_of
+from sn_mm.anatomy.components import component_of
+from sn_mm.anatomy.trace import NormTrace
+
 from .norm_table import NormRow
-from .trace import NormTrace
 
 # How far apart batches of pretraining and finetuning may be. ADE20K gained
 # from (8, 4) weights at 2 images per GPU, and lost from (8, 32) ones.

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .layer_info import LayerInfo
-from .ratios import KINDS, LayerRatios
+from sn_mm.anatomy.layer_info import LayerInfo
+from sn_mm.anatomy.ratios import KINDS, LayerRatios
 
 FILE_NAME = 'ratios.jsonl'
 _FORMAT = 'sn_mm ratios'

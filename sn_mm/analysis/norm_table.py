@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sn_mm.anatomy.components import component_of, in_order, label
+from sn_mm.anatomy.norms import find_norms, is_plain_norm, num_channels
+from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
 from sn_mm.layers import SyncSN
 from sn_mm.layers.switchable import _SwitchNorm
-from sn_mm.surgery.norms import find_norms, is_plain_norm, num_channels
-
-from .components import component_of, in_order, label
-from .ratios import KINDS, LayerRatios, ratio_layers
 
 _YES, _NO = 'yes', 'no'
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .components import in_order
-from .layer_info import LayerInfo
-from .ratios import KINDS, LayerRatios
+from sn_mm.anatomy.components import in_order
+from sn_mm.anatomy.layer_info import LayerInfo
+from sn_mm.anatomy.ratios import KINDS, LayerRatios
+
 from .snapshots import Snapshot, Source, check_same_layers
 
 # The paper's groups (TPAMI, Fig. 7, 10 and 13).

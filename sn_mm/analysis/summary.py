@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from .components import label
-from .ratios import KINDS
+from sn_mm.anatomy.components import label
+from sn_mm.anatomy.ratios import KINDS
 
 
 def summarize_layers(numbers: list[dict]) -> str:

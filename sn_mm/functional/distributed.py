@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .groups import world_size
+from sn_mm.distributed.groups import world_size
+
 from .statistics import Batch
 
 # gloo has all_gather_into_tensor in newer versions of torch only

@@ -15,8 +15,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.amp import autocast
 from torch import nn
 
-from sn_mm.surgery.batch_average import find_averaged, update_batch_average
-from sn_mm.surgery.private_loader import batches_for, private_loader
+from sn_mm.recalibrate.batch_average import find_averaged, update_batch_average
+from sn_mm.recalibrate.fresh_loader import batches_for, fresh_loader
 
 
 @HOOKS.register_module()
@@ -77,7 +77,7 @@ class BatchAverageHook(Hook):
                 'which has no epochs; leave by_epoch out'
             )
         find_averaged(_unwrapped(runner.model), self.include_bn)
-        private_loader(runner.train_dataloader)
+        fresh_loader(runner.train_dataloader)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Average, if it is time."""

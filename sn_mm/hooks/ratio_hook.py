@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from sn_mm.analysis.history import FILE_NAME, HistoryWriter, Record
-from sn_mm.analysis.layer_info import infos_of_model
-from sn_mm.analysis.ratios import KINDS, LayerRatios, ratios_of_model
+from sn_mm.anatomy.layer_info import infos_of_model
+from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratios_of_model
 
 
 @HOOKS.register_module()

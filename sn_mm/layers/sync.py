@@ -10,8 +10,8 @@ import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from sn_mm.distributed.groups import Spec, SyncGroup
 from sn_mm.functional.distributed import SyncBatch
-from sn_mm.functional.groups import Spec, SyncGroup
 from sn_mm.functional.statistics import Batch
 
 from .switchable import SN2d

@@ -15,10 +15,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from sn_mm.analysis.components import Components, select
-from sn_mm.layers.switchable import _SwitchNorm
-
-from .norms import (
+from sn_mm.anatomy.components import Components, select
+from sn_mm.anatomy.norms import (
     Rules,
     dimension,
     find_norms,
@@ -26,6 +24,7 @@ from .norms import (
     is_plain_norm,
     num_channels,
 )
+from sn_mm.layers.switchable import _SwitchNorm
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from sn_mm.analysis.components import label
+from sn_mm.anatomy.components import label
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from sn_mm.analysis.ratios import LayerRatios, ratio_layers, ratios_of_state
+from sn_mm.anatomy.norms import Rules, find_norms
+from sn_mm.anatomy.ratios import LayerRatios, ratio_layers, ratios_of_state
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
 from sn_mm.layers.switchable import _SwitchNorm
-
-from .norms import Rules, find_norms
 
 
 def harden(

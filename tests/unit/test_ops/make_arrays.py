@@ -8,15 +8,14 @@ Needs an mmcv with compiled operators. Writes tests/data/mmcv_operators.npz.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mmcv._ext
 import numpy as np
 import torch
 
+from tests.paths import DATA
 from tests.unit.test_ops.cases import all_cases
 
-ARRAYS = Path(__file__).parents[2] / 'data' / 'mmcv_operators.npz'
+ARRAYS = DATA / 'mmcv_operators.npz'
 
 
 def main() -> None:
