@@ -9,6 +9,7 @@ unless told to. The exit status is 1 if something has to be mended, else 0.
     python -m sn_mm.doctor --install-ops    mmcv-lite gets sn_mm's operators
                                             at every start of this Python
     python -m sn_mm.doctor --remove-ops     undoes that
+    python -m sn_mm.doctor --packages mmdet    only packages; mmdet is needed
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import sys
 
 from . import start_up
-from .checks import examine
+from .checks import TOOLBOXES, examine
 from .findings import page
 
 
@@ -36,7 +37,18 @@ def parse_args(args: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         '--remove-ops', action='store_true', help='remove the line'
     )
-    return parser.parse_args(args)
+    group.add_argument(
+        '--packages',
+        nargs='*',
+        metavar='TOOLBOX',
+        help='look at no folders, and miss these (mmdet, mmseg, mmpretrain) '
+        'where they are not installed',
+    )
+    args = parser.parse_args(args)
+    for name in args.packages or ():
+        if name not in TOOLBOXES:
+            parser.error(f'{name} is none of {", ".join(TOOLBOXES)}')
+    return args
 
 
 def main(args: list[str] | None = None) -> int:
@@ -59,7 +71,9 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    findings = examine()
+    findings = examine(
+        needed=args.packages or (), folders=args.packages is None
+    )
     print(page(findings))
     return int(any(f.state == 'misfit' for f in findings))
 

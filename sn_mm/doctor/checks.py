@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Sequence
 
 from .children import Outcome, probe
 from .findings import Finding
@@ -26,22 +27,31 @@ TOOLBOXES = {
 OF_MODULE = {'pkg_resources': '"setuptools<81"', 'sklearn': 'scikit-learn'}
 
 
-def examine() -> list[Finding]:
-    """Everything that the page shows, in its order."""
+def examine(
+    needed: Sequence[str] = (), folders: bool = True
+) -> list[Finding]:
+    """Everything that the page shows, in its order.
+
+    Args:
+        needed: toolboxes (keys of TOOLBOXES) whose absence is a misfit.
+        folders: whether to look at folders too.
+    """
     seen = probe(
         [
             *('torch', 'numpy', 'torchvision', 'pkg_resources', 'mmengine'),
             *('mmcv', 'operators', *(f'{name}.apis' for name in TOOLBOXES)),
             *('sn_mm', 'cpu_backend', 'gpu_backend', 'triton'),
-            *('checkpoints', 'data'),
+            *(('checkpoints', 'data') if folders else ()),
         ]
     )
     findings = [check_python(), check_torch(seen), check_numpy(seen)]
     findings += [check_torchvision(seen), check_setuptools(seen)]
     findings += [check_mmengine(seen), *check_mmcv(seen)]
-    findings += [check_toolbox(name, seen) for name in TOOLBOXES]
+    findings += [check_toolbox(n, seen, n in needed) for n in TOOLBOXES]
     findings += [check_sn_mm(seen), check_c(seen), *check_gpu(seen)]
-    findings += [check_cache(), check_checkpoints(seen), *check_data(seen)]
+    if folders:
+        findings += [check_cache(), check_checkpoints(seen)]
+        findings += check_data(seen)
     return findings
 
 
@@ -246,10 +256,15 @@ def _any_toolbox() -> bool:
     return any(versions(names) for names in TOOLBOXES.values())
 
 
-def check_toolbox(name: str, seen: dict[str, Outcome]) -> Finding:
+def check_toolbox(
+    name: str, seen: dict[str, Outcome], needed: bool
+) -> Finding:
     """mmdet, mmseg or mmpretrain: does its API import?"""
     outcome, have = seen[f'{name}.apis'], versions(TOOLBOXES[name])
     if missing_module(outcome) == name or (outcome.error and not have):
+        fix = f'{PIP} install {TOOLBOXES[name][0]}'
+        if needed:
+            return Finding(name, 'not installed', 'misfit', fix)
         return Finding(name, 'not installed', 'note')
     package, version = next(iter(have.items()), (name, ''))
     if not outcome.error:
