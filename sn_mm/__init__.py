@@ -8,6 +8,7 @@ import sys
 from .version import __version__
 
 __all__ = [
+    'RowNorm',
     'SN',
     'SN1d',
     'SN2d',
@@ -16,6 +17,7 @@ __all__ = [
     'SyncSN',
     'SyncSSN',
     '__version__',
+    'backends',
     'convert_norm',
     'find_norms',
     'fold',
@@ -58,7 +60,8 @@ if not _is_the_doctor():
     from . import datasets, hooks, patches  # noqa: F401
     from .anatomy import find_norms
     from .checkpoints import load_pretrained
-    from .layers import SSN, SN1d, SN2d, SN3d, SyncSN, SyncSSN
+    from .kernels import backends
+    from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
     from .recalibrate import update_batch_average
 
     SN = SN2d

@@ -14,7 +14,7 @@ from sn_mm.anatomy.components import component_of, in_order, label
 from sn_mm.anatomy.norms import find_norms, is_plain_norm, num_channels
 from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
 from sn_mm.layers import SyncSN
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 _YES, _NO = 'yes', 'no'
 
@@ -54,7 +54,7 @@ def norm_rows(
         decay: weight decay of each parameter that is optimized.
     """
     norms = find_norms(model)
-    switch = {n: m for n, m in norms.items() if isinstance(m, _SwitchNorm)}
+    switch = {n: m for n, m in norms.items() if isinstance(m, SwitchNorm)}
     ratios = {}
     if switch:
         ratios = {r.name: r for r in ratio_layers(switch)}
@@ -94,7 +94,7 @@ def _some(names, parameters) -> str:
 
 def _kind(module: nn.Module) -> str:
     name = type(module).__name__
-    if isinstance(module, _SwitchNorm) and module.hard_ratios:
+    if isinstance(module, SwitchNorm) and module.hard_ratios:
         name += ', hard'
     if isinstance(module, nn.GroupNorm):
         name += f'({module.num_groups})'
@@ -106,7 +106,7 @@ def _kind(module: nn.Module) -> str:
 def _uses_own_batch(module: nn.Module) -> bool:
     if isinstance(module, SyncSN) or not module.training:
         return False
-    if isinstance(module, _SwitchNorm):
+    if isinstance(module, SwitchNorm):
         return 'bn' in module.statistics and not module.bn_eval
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm

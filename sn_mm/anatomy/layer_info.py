@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 from .components import component_of, label
 from .example import ExampleError
@@ -99,7 +99,7 @@ def infos_of_model(
         size: side of the example image, pixels.
     """
     layers = {
-        n: m for n, m in model.named_modules() if isinstance(m, _SwitchNorm)
+        n: m for n, m in model.named_modules() if isinstance(m, SwitchNorm)
     }
     seen, note = {}, ''
     try:

@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 Rule = Union[str, type]
 Rules = Union[Rule, Sequence[Rule], None]
@@ -94,7 +94,7 @@ def is_plain_norm(module: nn.Module) -> bool:
         return False
     if cls.forward in _FORWARDS or cls.__name__ in _LAYER_NORM_2D:
         return True
-    if isinstance(module, _SwitchNorm):
+    if isinstance(module, SwitchNorm):
         return True
     # mmcv's own, from before torch's
     return cls.__name__ == 'SyncBatchNorm' and cls.__module__.startswith(
@@ -121,7 +121,7 @@ def dimension(cls: type) -> int | None:
 
 def has_batch_statistics(module: nn.Module) -> bool:
     """Whether a plain norm normalizes with statistics of the batch."""
-    if isinstance(module, _SwitchNorm):
+    if isinstance(module, SwitchNorm):
         return 'bn' in module.statistics
     return getattr(module, 'running_mean', None) is not None or isinstance(
         module, _BatchNorm

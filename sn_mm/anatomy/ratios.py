@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sn_mm.functional.sparsestmax import sparsestmax
 from sn_mm.layers.hard import RATIOS
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 KINDS = ('mean', 'var')
 # Checkpoints do not name their statistics; these are the usual ones.
@@ -77,7 +77,7 @@ def ratios_of_model(model: nn.Module) -> list[LayerRatios]:
         ValueError: if there is none.
     """
     layers = {
-        n: m for n, m in model.named_modules() if isinstance(m, _SwitchNorm)
+        n: m for n, m in model.named_modules() if isinstance(m, SwitchNorm)
     }
     if not layers:
         raise ValueError(

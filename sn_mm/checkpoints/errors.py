@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sn_mm.utils.errors import CheckpointError
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names why and the fix."""
+__all__ = ['CheckpointError', 'listed']
 
 
 def listed(names: Iterable[str], limit: int = 6) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switch import SwitchMixing
-
 # A point this near to the centre of its face (squared) has no direction.
 _CENTRE = 1e-12
 
@@ -105,17 +103,3 @@ def without_entry(ratios: Tensor, index: int) -> Tensor:
     some = total > 0
     safe = torch.where(some, total, torch.ones_like(total))
     return torch.where(some, rest / safe, share)
-
-
-class RatioMixing(SwitchMixing):
-    """A switch whose parameters are the ratios themselves, not logits."""
-
-    softmax = False
-
-    def ratios(
-        self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
-    ) -> Tensor:
-        return torch.stack(params).to(dtype)
-
-    def logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
-        return d_ratios

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sn_mm.functional.distributed import merge_moments
+from sn_mm.distributed import merge_moments
 
 
 class MomentAverage:

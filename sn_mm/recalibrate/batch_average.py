@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers import RowNorm
 
 from .averages import MomentAverage, merge
 from .fresh_loader import fresh_loader
@@ -184,7 +185,7 @@ def find_averaged(
     Raises:
         ValueError: if the model has no layer of these kinds.
     """
-    kinds = (_SwitchNorm, _BatchNorm) if include_bn else (_SwitchNorm,)
+    kinds = (RowNorm, _BatchNorm) if include_bn else (RowNorm,)
     layers, left, any_kind = {}, {}, False
     for name, module in model.named_modules():
         # mmcv's SyncBN is no _BatchNorm
@@ -243,13 +244,18 @@ def _observed(
 def _recorder(average: MomentAverage) -> Callable:
     def record(layer: nn.Module, args: tuple, output: Tensor) -> None:
         seen: Tensor | int = 1
-        if isinstance(layer, _SwitchNorm):
-            # 0 where there was nothing to track: an empty batch everywhere
+        mean, var = layer.running_mean, layer.running_var
+        if isinstance(layer, RowNorm):
+            # 0 where there was nothing to track: an empty batch everywhere,
+            # or one that is not finite, which must not go unnoticed here
             seen = layer.num_batches_tracked.clone()
             layer.num_batches_tracked.zero_()
+            if args[0].numel():
+                mean = mean.where(seen > 0, torch.full_like(mean, math.nan))
+                seen = 1
         elif not args[0].numel() and 'Sync' not in type(layer).__name__:
             return
-        average.update(layer.running_mean, layer.running_var, seen)
+        average.update(mean, var, seen)
 
     return record
 

@@ -24,7 +24,7 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (
@@ -199,8 +199,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
 def _arguments(cls: type) -> dict[str, inspect.Parameter]:
     """Parameters of a norm's constructor; SyncSN passes SN's on."""
     found = dict(inspect.signature(cls.__init__).parameters)
-    if issubclass(cls, _SwitchNorm):
-        base = inspect.signature(_SwitchNorm.__init__).parameters
+    if issubclass(cls, SwitchNorm):
+        base = inspect.signature(SwitchNorm.__init__).parameters
         found = {**base, **found}
     return found
 
@@ -238,8 +238,8 @@ def _first_tensor(module: nn.Module) -> torch.Tensor | None:
 
 def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
     return (
-        isinstance(old, _SwitchNorm)
-        and isinstance(new, _SwitchNorm)
+        isinstance(old, SwitchNorm)
+        and isinstance(new, SwitchNorm)
         and old.statistics == new.statistics
     )
 

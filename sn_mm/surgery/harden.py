@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sn_mm.anatomy.norms import Rules, find_norms
 from sn_mm.anatomy.ratios import LayerRatios, ratio_layers, ratios_of_state
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 
 def harden(
@@ -56,7 +56,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if isinstance(m, _SwitchNorm)
+        if isinstance(m, SwitchNorm)
     }
     if not layers:
         raise ValueError(

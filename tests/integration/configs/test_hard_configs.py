@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
 from sn_mm import cli
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 from tests.paths import CONFIGS
 
 HARD = CONFIGS / 'hard'
@@ -32,7 +32,7 @@ def test_ratios_are_hard_and_out_of_the_optimizers_reach(path):
     scope = cli.register_toolbox(cfg)
     with MODELS.switch_scope_and_registry(scope) as models:
         model = models.build(cfg.model)
-    layers = [m for m in model.modules() if isinstance(m, _SwitchNorm)]
+    layers = [m for m in model.modules() if isinstance(m, SwitchNorm)]
     assert layers and all(layer.hard_ratios for layer in layers)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     optimized = {

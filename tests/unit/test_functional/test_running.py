@@ -4,9 +4,7 @@
 import pytest
 import torch
 
-from sn_mm.functional.engines import native
-from sn_mm.functional.engines.library import library
-from sn_mm.functional.running import move
+from sn_mm.functional.running import update_running
 
 CHANNELS = 5
 
@@ -29,7 +27,7 @@ def batches(positions=None):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('momentum', [0.1, 1, None])
 @pytest.mark.parametrize('positions', [None, 12.0, 0.0])
-def test_move(positions, momentum, dtype):
+def test_update_running(positions, momentum, dtype):
     mean, var, count = buffers(dtype)
     pooled = batches(positions)
     seen = positions != 0
@@ -38,18 +36,22 @@ def test_move(positions, momentum, dtype):
         old + part * (new - old)
         for old, new in zip(torch.stack([mean, var]).double(), pooled[:2, 0])
     ]
-    move(mean, var, count, pooled, momentum)
+    update_running(mean, var, count, pooled, momentum)
     torch.testing.assert_close(mean, want[0].to(dtype))
     torch.testing.assert_close(var, want[1].to(dtype))
     assert count == 3 + seen
 
 
-@pytest.mark.skipif(library() is None, reason='needs a C compiler')
-def test_c_takes_ordinary_buffers_only():
-    pooled, ordinary = batches(), buffers(torch.float32)
-    assert native.moves(*ordinary, pooled, 0.1)
-    assert not native.moves(*ordinary, pooled, None)
-    assert not native.moves(*ordinary, pooled.float(), 0.1)
-    assert not native.moves(*buffers(torch.float64), pooled, 0.1)
-    strided = torch.zeros(CHANNELS, 2)[:, 0]
-    assert not native.moves(strided, *ordinary[1:], pooled, 0.1)
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('momentum', [0.1, 1.0, None])
+@pytest.mark.parametrize('row', [0, 1])
+def test_a_batch_that_is_not_finite_does_not_count(
+    row, momentum, dtype, value
+):
+    own, before = buffers(dtype), buffers(dtype)
+    pooled = batches()
+    pooled[row, 0, 2] = value
+    update_running(*own, pooled, momentum)
+    for t, old in zip(own, before):
+        assert torch.equal(t, old)

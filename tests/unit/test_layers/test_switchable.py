@@ -376,7 +376,7 @@ def test_bad_input(cls):
     layer = cls(8)
     good = torch.randn(SHAPE[cls])
     with pytest.raises(ValueError, match='rank'):
-        layer(good[0, 0])
+        layer(good[0, 0].flatten())
     with pytest.raises(ValueError, match='channels'):
         layer(good[:, :5])
     with pytest.raises(TypeError, match='floating-point'):
