@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from sn_mm.distributed.gather import recording, replaying
+from sn_mm.kernels.layout import is_worth_keeping
 
 Params = Sequence[Optional[Tensor]]
 Factors = tuple[Tensor, Tensor, Tensor]
@@ -37,6 +39,63 @@ class AnyRule:
 
     def __init__(self, rule, size: int, dtype: torch.dtype) -> None:
         self.rule, self.size, self.dtype = rule, size, dtype
+
+    def normalize(
+        self, sweeps: ModuleType, x: Tensor, params: Params, relu: bool
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+        """Both sweeps of a forward pass.
+
+        Returns:
+            y; x's moments, if they are worth keeping; extras; ``brought``.
+        """
+        moments = sweeps.moments(x)
+        factors, extras, brought = self.forward(moments, params)
+        y = sweeps.affine(x, *factors, relu)
+        kept = moments if is_worth_keeping(x) else None
+        return y, kept, extras, brought
+
+    def differentiate(
+        self,
+        sweeps: ModuleType,
+        dy: Tensor | None,
+        x: Tensor,
+        moments: Tensor | None,
+        params: Params,
+        brought: Sequence[Tensor],
+        d_extras: Sequence[Tensor | None],
+        needs: Sequence[bool],
+        relu: bool,
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Both sweeps of a backward pass.
+
+        Args:
+            dy: None if only extras were used.
+            needs: whether x wants a gradient, and each of the params.
+
+        Returns:
+            d_x and d_params.
+        """
+        gate = None
+        if dy is not None and moments is None and not relu:
+            moments, sums = sweeps.remeasure(dy, x)
+        else:
+            if moments is None:
+                moments = sweeps.moments(x)
+            if relu:
+                gate = self.factors(moments, params, brought)[1:]
+            near = moments[0].to(self.dtype)
+            if dy is None:  # but other processes may wait
+                sums, dy = torch.zeros_like(moments), torch.zeros_like(x)
+            else:
+                sums = sweeps.products(dy, x, near, gate)
+        (scale, slope, shift), d_params = self.backward(
+            moments, sums, params, brought, d_extras, needs[1:]
+        )
+        if not needs[0]:
+            return None, d_params
+        near = moments[0].to(self.dtype)
+        d_x = sweeps.combine(dy, x, scale, near, slope, shift, gate)
+        return d_x, d_params
 
     def forward(
         self, moments: Tensor, params: Params

@@ -12,7 +12,8 @@ nothing of the rule, and the rule never sees x:
 1. moments of x (a read);
 2. the rule;
 3. the output (a read and a write), about the row's own mean ``near``, so
-   that it does not cancel: scale * (x - near) + bias - scale * (centre - near).
+   that it does not cancel: y = scale * (x - near) + shift, with shift = bias -
+   scale * (centre - near).
 
 Backward is two sweeps about the vector-Jacobian product of the rule, which
 is called again there. Only x and, where they are small, its moments are kept.
@@ -29,7 +30,6 @@ from sn_mm import kernels
 from sn_mm.distributed.gather import replaying
 from sn_mm.kernels.layout import (
     accumulation_dtype,
-    is_worth_keeping,
     spatial_size,
     widen,
 )
@@ -96,21 +96,14 @@ def normalize_rows(
 class _NormalizeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, rule, backend, relu, *params):
-        sweeps = kernels.choose(x, backend) if x.numel() else None
+        sweeps = kernels.choose(x, backend) if x.numel() else NoSweeps
         numbers = numbers_of(
-            rule,
-            sweeps and sweeps.name,
-            spatial_size(x),
-            accumulation_dtype(x.dtype),
+            rule, sweeps.name, spatial_size(x), accumulation_dtype(x.dtype)
         )
-        moments = sweeps.moments(x) if sweeps else _no_moments(x)
-        factors, extras, brought = numbers.forward(moments, params)
-        if sweeps:
-            y = sweeps.affine(x, *factors, relu)
-        else:
-            y = torch.empty_like(x)
-        kept = moments if is_worth_keeping(x) else None
-        ctx.save_for_backward(x, kept, *params, *brought)
+        y, moments, extras, brought = numbers.normalize(
+            sweeps, x, params, relu
+        )
+        ctx.save_for_backward(x, moments, *params, *brought)
         ctx.sweeps, ctx.numbers, ctx.relu = sweeps, numbers, relu
         ctx.num_params = len(params)
         ctx.set_materialize_grads(False)
@@ -122,61 +115,56 @@ class _NormalizeRows(torch.autograd.Function):
         if dy is not None and dy.layout is not torch.strided:
             dy = dy.to_dense()
         params, brought = rest[: ctx.num_params], rest[ctx.num_params :]
+        needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         if torch.is_grad_enabled():  # somebody wants second derivatives
-            grads = _differentiable_backward(
-                ctx, x, params, brought, (dy, *d_extras)
+            d_x, *d_params = _differentiable_backward(
+                ctx, x, params, brought, (dy, *d_extras), needs
             )
         else:
-            moments, sums, gate = _measure(
-                ctx, dy, x, moments, params, brought
+            d_x, d_params = ctx.numbers.differentiate(
+                *(ctx.sweeps, dy, x, moments, params, brought, d_extras),
+                *(needs, ctx.relu),
             )
-            factors, d_params = ctx.numbers.backward(
-                *(moments, sums, params, brought, d_extras),
-                ctx.needs_input_grad[4:],
-            )
-            d_x = _input_grad(ctx, dy, x, moments, factors, gate)
-            grads = (d_x, *d_params)
-        return (grads[0], None, None, None, *grads[1:])
+        return (d_x, None, None, None, *d_params)
 
 
-def _measure(ctx, dy, x, moments, params, brought):
-    """Moments of x, the products with dy, and the gate of a ReLU."""
-    sweeps = ctx.sweeps
-    if sweeps is None:
-        moments = _no_moments(x)
-        return moments, torch.zeros_like(moments), None
-    if dy is not None and moments is None and not ctx.relu:
-        return (*sweeps.remeasure(dy, x), None)
-    if moments is None:
-        moments = sweeps.moments(x)
-    if dy is None:  # only extras were used, but other processes may wait
-        return moments, torch.zeros_like(moments), None
-    near, gate = moments[0].to(ctx.numbers.dtype), None
-    if ctx.relu:
-        gate = ctx.numbers.factors(moments, params, brought)[1:]
-    return moments, sweeps.products(dy, x, near, gate), gate
+class NoSweeps:
+    """The sweeps over nothing."""
+
+    name = 'empty'
+
+    @staticmethod
+    def moments(x: Tensor) -> Tensor:
+        """Zeros, where there is nothing to measure."""
+        dtype = accumulation_dtype(x.dtype)
+        return widen(x.new_zeros(2, *x.shape[:2], dtype=dtype))
+
+    @staticmethod
+    def affine(x: Tensor, *factors) -> Tensor:
+        """Nothing."""
+        return torch.empty_like(x)
+
+    @staticmethod
+    def products(dy: Tensor, x: Tensor, *factors) -> Tensor:
+        """Sums over nothing."""
+        return NoSweeps.moments(x)
+
+    @staticmethod
+    def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        return NoSweeps.moments(x), NoSweeps.moments(x)
+
+    @staticmethod
+    def combine(dy: Tensor, x: Tensor, *factors) -> Tensor:
+        """Nothing."""
+        return torch.empty_like(x)
 
 
-def _input_grad(ctx, dy, x, moments, factors, gate):
-    if not ctx.needs_input_grad[0]:
-        return None
-    if ctx.sweeps is None:
-        return torch.zeros_like(x)
-    scale, slope, shift = factors
-    near = moments[0].to(scale.dtype)
-    if dy is None:
-        dy = torch.zeros_like(x)
-    return ctx.sweeps.combine(dy, x, scale, near, slope, shift, gate)
-
-
-def _differentiable_backward(ctx, x, params, brought, d_outputs):
+def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
     """The gradients in plain operations, which autograd follows further."""
-    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]]
     inputs = [t for t, need in zip((x, *params), needs) if need]
     with replaying(brought):
-        outputs = normalize_rows_traced(
-            x, ctx.numbers.rule, params, ctx.relu
-        )
+        outputs = normalize_rows_traced(x, ctx.numbers.rule, params, ctx.relu)
     used = [
         (y, dy)
         for y, dy in zip(outputs, d_outputs)
@@ -193,12 +181,6 @@ def _differentiable_backward(ctx, x, params, brought, d_outputs):
             )
         )
     return [next(found) if need else None for need in needs]
-
-
-def _no_moments(x: Tensor) -> Tensor:
-    """(2, N, C) zeros: there is nothing to measure in an empty input."""
-    zeros = x.new_zeros(2, *x.shape[:2], dtype=accumulation_dtype(x.dtype))
-    return widen(zeros)
 
 
 def _check_input(x: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sn_mm.kernels.fused import switch_native
 
-from .traced import is_traced
+from .traced import is_recorded
 
 
 def update_running(
@@ -31,7 +31,7 @@ def update_running(
             is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
-    if not is_traced(batch) and switch_native.move(
+    if not is_recorded() and switch_native.move(
         mean, var, count, batch, momentum
     ):
         return
@@ -52,12 +52,10 @@ def _update(
     if batch.shape[0] > 2:
         seen = seen & (batch[2, 0, 0] > 0)
     if momentum is None:
-        wide = torch.promote_types(mean.dtype, torch.float32)
-        momentum = 1 / (count + seen).clamp(min=1).to(wide)
+        momentum = 1 / (count + seen).clamp(min=1).to(mean.dtype)
+    step = seen.to(mean.dtype) * momentum  # a bool times 0.1 is a float32
     for own, new in ((mean, moments[0]), (var, moments[1])):
         # zeros, since infinity times 0 is NaN
         new = torch.where(seen, new, torch.zeros_like(new))
-        own.lerp_(
-            new.to(own.dtype), (seen.to(own.dtype) * momentum).to(own.dtype)
-        )
+        own.lerp_(new.to(own.dtype), step.to(own.dtype))
     count.add_(seen)  # last: a refused buffer is no batch

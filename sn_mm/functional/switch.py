@@ -111,15 +111,9 @@ class SwitchRule:
         weight = weight.to(m.dtype)
         if self.softmax:
             if self.drops_instance(size):
-                index = self.statistics.index('in')
-                weight = torch.cat(
-                    [
-                        weight[..., :index],
-                        torch.full_like(weight[..., :1], float('-inf')),
-                        weight[..., index + 1 :],
-                    ],
-                    dim=-1,
-                )
+                own = [name == 'in' for name in self.statistics]
+                own = torch.tensor(own, device=weight.device)
+                weight = weight.masked_fill(own, float('-inf'))
             weight = weight.softmax(-1)
         if weight.dim() == 2:
             width = m.shape[1] // weight.shape[0]

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sn_mm.distributed.gather import gather_moments, merge_parts
+from sn_mm.kernels.fused import switch_driven
 from sn_mm.kernels.fused.switch import Switch
-from sn_mm.kernels.layout import cast
+from sn_mm.kernels.layout import cast, is_worth_keeping
 
 from .numbers import AnyRule, Factors, Params, register_fused
 from .switch import SwitchRule
@@ -30,6 +31,17 @@ class SwitchNumbers(AnyRule):
     """
 
     kernels = ''  # the module that computes
+
+    def __init__(self, rule, size: int, dtype: torch.dtype) -> None:
+        super().__init__(rule, size, dtype)
+        self.switch = Switch(
+            rule.statistics,
+            rule.num_groups,
+            rule.softmax,
+            rule.bessel(size),
+            rule.softmax and rule.drops_instance(size),
+            rule.eps,
+        )
 
     @classmethod
     def is_usable(cls) -> bool:
@@ -48,7 +60,7 @@ class SwitchNumbers(AnyRule):
             return merge_parts(parts).unsqueeze(1)
 
         factors, pools = self._module().forward(
-            self._switch(),
+            self.switch,
             moments,
             *_all_params(params),
             given=self.rule.running,
@@ -67,7 +79,7 @@ class SwitchNumbers(AnyRule):
     ) -> Factors:
         parts = brought[0] if self._is_synchronized() else None
         factors, _ = self._module().forward(
-            self._switch(),
+            self.switch,
             moments,
             *_all_params(params),
             given=self.rule.running,
@@ -95,7 +107,7 @@ class SwitchNumbers(AnyRule):
             return own * (self.size / total.clamp(min=1))
 
         factors, *d_params = self._module().backward(
-            self._switch(),
+            self.switch,
             moments,
             sums,
             *_all_params(params),
@@ -104,22 +116,15 @@ class SwitchNumbers(AnyRule):
             exchange=exchange if self._is_synchronized() else None,
             size=self.size,
         )
-        d_params = [
+        return factors.unbind(0), self._wanted(d_params, params, needs)
+
+    @staticmethod
+    def _wanted(d_params, params, needs) -> list[Tensor | None]:
+        """Gradients in the params' dtypes, where they are wanted."""
+        return [
             cast(d, p.dtype) if need else None
             for d, p, need in zip(d_params, params, needs)
         ]
-        return factors.unbind(0), d_params
-
-    def _switch(self) -> Switch:
-        rule = self.rule
-        return Switch(
-            rule.statistics,
-            rule.num_groups,
-            rule.softmax,
-            rule.bessel(self.size),
-            rule.softmax and rule.drops_instance(self.size),
-            rule.eps,
-        )
 
     def _is_synchronized(self) -> bool:
         group = self.rule.process_group
@@ -135,15 +140,70 @@ class SwitchNumbers(AnyRule):
 
 
 class NativeSwitch(SwitchNumbers):
-    """In C, beside the native sweeps."""
+    """In C beside the native sweeps; mostly with them, in one call each way.
+
+    ``brought`` is then the given moments of 'bn', if there are any.
+    """
 
     kernels = 'sn_mm.kernels.fused.switch_native'
+    _is_driven = False
+
+    def normalize(self, sweeps, x, params, relu):
+        """See :meth:`AnyRule.normalize`."""
+        rows = None
+        if not (relu or self._is_synchronized() or switch_driven.why_not()):
+            rows = sweeps.Rows.of(x)
+        if rows is None:
+            return super().normalize(sweeps, x, params, relu)
+        self._is_driven = True
+        given = self._given()
+        y, moments, batch = switch_driven.normalize(
+            *(self.switch, rows, _all_params(params), given),
+            is_worth_keeping(x),
+        )
+        if given is not None:
+            return y, moments, (), (given,)
+        extras = (batch,) if 'bn' in self.rule.statistics else ()
+        return y, moments, extras, ()
+
+    def differentiate(
+        self, sweeps, dy, x, moments, params, brought, d_extras, needs, relu
+    ):
+        """See :meth:`AnyRule.differentiate`."""
+        rows = None
+        if self._is_driven:
+            dy = torch.zeros_like(x) if dy is None else dy
+            rows = sweeps.Rows.of(x, dy)
+            if rows is None:  # of a kind that C cannot read
+                _, _, brought = self.forward(sweeps.moments(x), params)
+        if rows is None:
+            return super().differentiate(
+                *(sweeps, dy, x, moments, params, brought, d_extras, needs),
+                relu,
+            )
+        d_x, d_params = switch_driven.differentiate(
+            *(self.switch, rows, moments, _all_params(params)),
+            *(brought[0] if brought else None, needs[0]),
+        )
+        return d_x, self._wanted(d_params, params, needs[1:])
+
+    def _given(self) -> Tensor | None:
+        """(2, 1, C), float64, where 'bn' has given moments."""
+        running = self.rule.running
+        if running is None or 'bn' not in self.rule.statistics:
+            return None
+        return torch.stack(running).double().unsqueeze(1)
 
 
 class TritonSwitch(SwitchNumbers):
     """On a GPU, beside Triton's sweeps."""
 
     kernels = 'sn_mm.kernels.fused.switch_triton'
+
+    @classmethod
+    def is_usable(cls) -> bool:
+        """Always, where Triton's sweeps run."""
+        return True
 
 
 def _all_params(params: Params) -> tuple:

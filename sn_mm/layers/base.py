@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.functional.traced import is_recorded
+from sn_mm.utils import check_count
 
 from . import state
-from .arguments import check_count
 from .blame import blame_tensor
 from .script import called_from_script, prepare_to_script
 

@@ -144,8 +144,9 @@ class SwitchNorm(HardRatios, RowNorm):
         mean_weight, var_weight = (
             pick_ratios(w, used) for w in self._ratio_weights(x)
         )
+        own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            x, rule, mean_weight, var_weight, self.weight, self.bias
+            x, rule, mean_weight, var_weight, own['weight'], own['bias']
         )
         if not isinstance(result, tuple):
             return result
@@ -323,7 +324,7 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
-            self._choose_loaded()
+            self.choose_()
 
 
 @MODELS.register_module(name=['SN', 'SN2d'])
