@@ -29,7 +29,8 @@ def sparsemax(z: Tensor) -> Tensor:
         ordered = z.sort(dim=-1, descending=True).values
         steps = torch.arange(1, z.shape[-1] + 1, device=z.device)
         inside = 1 + steps * ordered > ordered.cumsum(-1)
-        count = inside.sum(-1, keepdim=True)
+        # at least one, even of NaN: in memory that nothing was written to
+        count = inside.sum(-1, keepdim=True).clamp(min=1)
         support = z >= ordered.gather(-1, count - 1)
     kept = torch.where(support, z, torch.zeros_like(z))
     tau = (kept.sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
