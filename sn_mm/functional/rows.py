@@ -111,6 +111,8 @@ class _NormalizeRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *d_extras):
         x, moments, *rest = ctx.saved_tensors
+        if dy is not None and dy.layout is not torch.strided:
+            dy = dy.to_dense()
         params, brought = rest[: ctx.num_params], rest[ctx.num_params :]
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         if torch.is_grad_enabled():  # somebody wants second derivatives

@@ -241,7 +241,10 @@ class SwitchNorm(HardRatios, RowNorm):
             return None
         if self.training and not self.bn_eval:
             return None
-        return self.running_mean, self.running_var
+        return tuple(
+            t.detach() if t.requires_grad else t
+            for t in (self.running_mean, self.running_var)
+        )
 
     def _is_constant(
         self,

@@ -25,6 +25,7 @@ from sn_mm.anatomy.norms import (
     num_channels,
 )
 from sn_mm.layers import RowNorm
+from sn_mm.utils import join_names
 
 from .frozen import keep_function, takes_over
 from .place import axes_at
@@ -354,7 +355,6 @@ def _report(
         or 'no norm layer to convert'
     )
     if left:
-        some = ', '.join(left[:5]) + (', ...' if len(left) > 5 else '')
-        text += f'; {len(left)} left alone: {some}'
+        text += f'; {len(left)} left alone: {join_names(left, 5)}'
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)

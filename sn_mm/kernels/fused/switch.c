@@ -312,6 +312,7 @@ void switch_factors(const layer *l, float *factors) {
   make_ratios(l);
   make_channel_arrays(l);
   const double *weights = channel_array(l, PAIRS, 0);
+  const double eps = l->eps;
 #pragma omp parallel for schedule(static) \
     num_threads(threads_for(l)) if (threads_for(l) > 1)
   for (int64_t i = 0; i < l->samples * per_sample; i++) {
@@ -326,7 +327,7 @@ void switch_factors(const layer *l, float *factors) {
     mix(l, at, 0, mu);
     mix(l, at, 1, var);
     for (int64_t e = 0; e < at.width; e++) {
-      const double s = weight[e] / sqrt(var[e] + l->eps);
+      const double s = weight[e] / sqrt(var[e] + eps);
       const float centre = m[e];
       near[e] = centre;
       scale[e] = s;
@@ -337,41 +338,66 @@ void switch_factors(const layer *l, float *factors) {
 
 /* -- backward ------------------------------------------------------------ */
 
+/* Of a chunk's rows: scale, g_mu, g_var and what a row adds to the gradient
+ * of weight, all from the mixture (mu, var) and the sums of dy (s0) and of
+ * dy * (x - near) (s1). */
+static void row_grads(int64_t width, double eps, const double *restrict mu,
+                      const double *restrict var,
+                      const double *restrict weight, const double *restrict m,
+                      const double *restrict s0, const double *restrict s1,
+                      float *restrict scale, double *restrict g_mu,
+                      double *restrict g_var, double *restrict of_weight) {
+  for (int64_t e = 0; e < width; e++) {
+    const double rstd = 1 / sqrt(var[e] + eps), s = weight[e] * rstd;
+    const float near = m[e];
+    const double about_mu = (s1[e] - (mu[e] - near) * s0[e]) * rstd;
+    scale[e] = s;
+    g_mu[e] = -s * s0[e];
+    g_var[e] = -0.5 * s * rstd * about_mu;
+    of_weight[e] = about_mu;
+  }
+}
+
+static inline void add(int64_t width, const double *restrict x,
+                       double *restrict total) {
+  for (int64_t e = 0; e < width; e++) total[e] += x[e];
+}
+
+/* Add g to one total, and g times a row's own moment to another. */
+static inline void add_grads(int64_t width, double bessel,
+                             const double *restrict g,
+                             const double *restrict own,
+                             double *restrict total,
+                             double *restrict own_total) {
+  for (int64_t e = 0; e < width; e++) {
+    total[e] += g[e];
+    own_total[e] += g[e] * (bessel * own[e]);
+  }
+}
+
 /* Of channels [start, start + width): scale, g_mu and g_var of their rows,
  * gradients of weight and bias, and TOTAL and OWN_SUM. */
 static void sum_channels(const layer *l, int64_t start, int64_t width,
                          const double *sums, double *grads, float *scales,
                          float *d_weight, float *d_bias) {
   const int64_t c = l->channels, rows = l->samples * c;
-  const double *restrict weight = channel_array(l, PAIRS, 0) + start;
+  const double *weight = channel_array(l, PAIRS, 0) + start;
   double weights[CHUNK] = {0}, biases[CHUNK] = {0};
   double mus[CHUNK] = {0}, vars[CHUNK] = {0};
   double own_mus[CHUNK] = {0}, own_vars[CHUNK] = {0};
   for (int64_t n = 0; n < l->samples; n++) {
-    const chunk at = {n, start, width};
     const int64_t first = n * c + start;
-    const double *restrict m = l->moments + first, *restrict v = m + rows;
-    const double *restrict s0 = sums + first, *restrict s1 = s0 + rows;
-    double *restrict g_mu = grads + first, *restrict g_var = g_mu + rows;
-    float *restrict scale = scales + first;
-    double mu[CHUNK], var[CHUNK];
-    mix(l, at, 0, mu);
-    mix(l, at, 1, var);
-    for (int64_t e = 0; e < width; e++) {
-      const double rstd = 1 / sqrt(var[e] + l->eps), s = weight[e] * rstd;
-      const float near = m[e];
-      const double about_mu = (s1[e] - (mu[e] - near) * s0[e]) * rstd;
-      const double d_mu = -s * s0[e], d_var = -0.5 * s * rstd * about_mu;
-      scale[e] = s;
-      g_mu[e] = d_mu;
-      g_var[e] = d_var;
-      biases[e] += s0[e];
-      weights[e] += about_mu;
-      mus[e] += d_mu;
-      vars[e] += d_var;
-      own_mus[e] += d_mu * m[e];
-      own_vars[e] += d_var * (l->bessel * v[e]);
-    }
+    const double *m = l->moments + first, *s0 = sums + first;
+    double *g_mu = grads + first, *g_var = g_mu + rows;
+    double mu[CHUNK], var[CHUNK], of_weight[CHUNK];
+    mix(l, (chunk){n, start, width}, 0, mu);
+    mix(l, (chunk){n, start, width}, 1, var);
+    row_grads(width, l->eps, mu, var, weight, m, s0, s0 + rows, scales + first,
+              g_mu, g_var, of_weight);
+    add(width, s0, biases);
+    add(width, of_weight, weights);
+    add_grads(width, 1, g_mu, m, mus, own_mus);
+    add_grads(width, l->bessel, g_var, m + rows, vars, own_vars);
   }
   for (int64_t e = 0; e < width; e++) {
     d_weight[start + e] = weights[e];
@@ -516,6 +542,7 @@ void switch_coefficients(const layer *l, const double *grads, double share,
   const int64_t c = l->channels, rows = l->samples * c;
   const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
   const int pools = l->bn >= 0 && !l->given;
+  const double part = 1 / l->size, spread = 2 * l->bessel * part;
   double *bn_means = channel_array(l, BN_PART, 0);
   double *bn_vars = channel_array(l, BN_PART, 1);
   for (int64_t i = 0; i < c; i++) {
@@ -548,10 +575,10 @@ void switch_coefficients(const layer *l, const double *grads, double share,
                 l->ln_grad[l->samples + n] / c, d_m, d_v);
     if (l->gn >= 0) add_group_shares(l, at, m, d_m, d_v);
     for (int64_t e = 0; e < at.width; e++) {
-      const double b = 2 * l->bessel * d_v[e] / l->size;
+      const double b = spread * d_v[e];
       const float near = m[e];
       slope[e] = b;
-      shift[e] = d_m[e] / l->size - b * (m[e] - near);
+      shift[e] = part * d_m[e] - b * (m[e] - near);
     }
   }
 }

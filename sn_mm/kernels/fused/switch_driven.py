@@ -8,6 +8,7 @@ for one process, where nothing has to be exchanged.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Optional
 
@@ -16,10 +17,17 @@ from torch import Tensor
 
 from ..native import driver
 from ..native.sweeps import Rows, thread_count
-from ..native.tensors import address, doubles, scratch
+from ..native.tensors import doubles, floats, scratch
 from . import switch_native
 from .switch import Switch
-from .switch_native import CHANNEL_ARRAYS, BackwardLayer, Layer
+from .switch_native import (
+    CHANNEL_ARRAYS,
+    BackwardLayer,
+    Layer,
+    check_sizes,
+    checked_address,
+    function_address,
+)
 
 Params = Sequence[Optional[Tensor]]
 _BYTES = 8  # of a double
@@ -52,15 +60,15 @@ def normalize(
         y; the moments (2, N, C) or None; the batch's (2, 1, C), float64, or
         ``given``.
     """
-    _, n, c, size, _ = rows.arguments
-    arrays = switch_native.as_parameters(switch, c, *params)
-    plan = _plan(switch, n, c, size, arrays[0].numel(), given is not None)
-    layer = Layer.from_buffer_copy(plan.layer)
-    memory = scratch('numbers', plan.forward)
-    batch = doubles(2, 1, c) if given is None else given
-    plan.place(layer, memory.data_ptr(), arrays)
-    layer.bn_pool = batch.data_ptr()
-    function = switch_native.function_address('switch_forward')
+    plan = _plan(switch, rows, params[0], given)
+    layer, kept = Layer.from_buffer_copy(plan.layer), []
+    plan.place(layer, scratch('numbers', plan.forward))
+    _place_params(layer, rows.channels, params, kept)
+    batch = doubles(2, 1, rows.channels) if given is None else given
+    layer.bn_pool = checked_address(
+        batch, torch.float64, (2, 1, rows.channels), 'what is given', kept
+    )
+    function = function_address('switch_forward')
     y, moments = driver.forward(rows, function, layer, keep)
     return y, moments, batch
 
@@ -82,25 +90,24 @@ def differentiate(
         moments: what :func:`normalize` kept.
         others: as for :func:`normalize`.
     """
-    _, n, c, size, _ = rows.arguments
-    arrays = switch_native.as_parameters(switch, c, *params)
-    logits = arrays[0].numel()
-    plan = _plan(switch, n, c, size, logits, given is not None)
-    backward = BackwardLayer()
-    backward.of = plan.layer
-    layer, memory = backward.of, scratch('numbers', plan.backward)
-    start = memory.data_ptr()
-    plan.place(layer, start, arrays)
+    plan = _plan(switch, rows, params[0], given)
+    backward, kept = BackwardLayer(of=plan.layer), []
+    layer, start = backward.of, scratch('numbers', plan.backward)
+    plan.place(layer, start)
     plan.place_gradients(backward, start)
+    c, logits = rows.channels, params[0].numel()
+    _place_params(layer, c, params, kept)
     if given is not None:
-        layer.bn_pool = given.data_ptr()
-    d_params = torch.empty(2 * (logits + c), device='cpu')
+        layer.bn_pool = checked_address(
+            given, torch.float64, (2, 1, c), 'what is given', kept
+        )
+    d_params = floats(2 * (logits + c))
     first = d_params.data_ptr()
     backward.d_mean_weight = first
     backward.d_var_weight = first + 4 * logits
     backward.d_weight = first + 8 * logits
     backward.d_bias = first + 8 * logits + 4 * c
-    function = switch_native.function_address('switch_backward')
+    function = function_address('switch_backward')
     d_x = driver.backward(rows, moments, function, backward, wanted)
     parts = d_params.split_with_sizes((logits, logits, c, c))
     return d_x, [
@@ -123,11 +130,12 @@ class _Plan:
         n: int,
         c: int,
         size: int,
-        logits: int,
+        shape: tuple[int, ...],
         given: bool,
         threads: int,
     ) -> None:
-        k = len(switch.statistics)
+        check_sizes(switch, c, shape)
+        k, logits = len(switch.statistics), math.prod(shape)
         places = {s: i for i, s in enumerate(switch.statistics)}
         groups = switch.num_groups if 'gn' in places else 1
         self.layer = Layer(
@@ -163,7 +171,7 @@ class _Plan:
             total += count
         self.forward, self.backward = self.offsets['ln_grad'] // _BYTES, total
 
-    def place(self, layer: Layer, start: int, arrays: Params) -> None:
+    def place(self, layer: Layer, start: int) -> None:
         """Write the addresses that both ways need."""
         at = self.offsets
         layer.ratios = start
@@ -171,11 +179,6 @@ class _Plan:
         layer.ln_pool = start + at['ln_pool']
         layer.gn_pool = start + at['gn_pool']
         layer.bn_pool = start + at['bn_pool']
-        mean_weight, var_weight, weight, bias = arrays
-        layer.mean_weight = mean_weight.data_ptr()
-        layer.var_weight = var_weight.data_ptr()
-        layer.weight = address(weight)
-        layer.bias = address(bias)
 
     def place_gradients(self, backward: BackwardLayer, start: int) -> None:
         """Write the addresses that only backward needs."""
@@ -188,9 +191,28 @@ class _Plan:
 
 
 def _plan(
-    switch: Switch, n: int, c: int, size: int, logits: int, given: bool
+    switch: Switch, rows: Rows, mean_weight: Tensor, given: Tensor | None
 ) -> _Plan:
-    return _made_plan(switch, n, c, size, logits, given, thread_count())
+    _, n, c, size, _ = rows.x
+    shape = tuple(mean_weight.shape)
+    return _made_plan(
+        *(switch, n, c, size, shape, given is not None, thread_count())
+    )
 
 
 _made_plan = functools.lru_cache(maxsize=512)(_Plan)
+
+
+def _place_params(
+    layer: Layer, c: int, params: Params, kept: list[Tensor]
+) -> None:
+    """Write the addresses of parameters, having looked at each."""
+    mean_weight, var_weight, weight, bias = params
+    of, dtype = checked_address, torch.float32
+    logits = mean_weight.shape
+    layer.mean_weight = of(mean_weight, dtype, logits, 'mean_weight', kept)
+    layer.var_weight = of(var_weight, dtype, logits, 'var_weight', kept)
+    if weight is not None:
+        layer.weight = of(weight, dtype, (c,), 'weight', kept)
+    if bias is not None:
+        layer.bias = of(bias, dtype, (c,), 'bias', kept)

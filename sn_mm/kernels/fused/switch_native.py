@@ -18,7 +18,13 @@ from torch import Tensor
 
 from ..native.library import Library
 from ..native.sweeps import thread_count
-from ..native.tensors import address, as_array, doubles, is_array, scratch
+from ..native.tensors import (
+    array_address,
+    as_array,
+    doubles,
+    floats,
+    scratch,
+)
 from .switch import Switch
 
 Exchange = Callable[[Tensor], Tensor]
@@ -64,6 +70,20 @@ class Layer(ctypes.Structure):
     ]
 
 
+class BackwardLayer(ctypes.Structure):
+    """``backward_layer`` of switch.c."""
+
+    _fields_ = [
+        ('of', Layer),
+        ('grads', _P),
+        ('segments', _P),
+        ('d_mean_weight', _P),
+        ('d_var_weight', _P),
+        ('d_weight', _P),
+        ('d_bias', _P),
+    ]
+
+
 def _check_fields(library: ctypes.CDLL) -> None:
     """That Python and C agree on where the fields of a layer are."""
     names = [name for name, _ in Layer._fields_]
@@ -80,17 +100,6 @@ def _check_fields(library: ctypes.CDLL) -> None:
     arrays = _I.in_dll(library, 'switch_channel_arrays').value
     if arrays != CHANNEL_ARRAYS:
         raise OSError(f'{arrays} arrays in C, {CHANNEL_ARRAYS} in Python')
-
-
-class BackwardLayer(ctypes.Structure):
-    """``backward_layer`` of switch.c."""
-
-    _fields_ = [
-        ('of', Layer),
-        *((name, _P) for name in ('grads', 'segments')),
-        *((name, _P) for name in ('d_mean_weight', 'd_var_weight')),
-        *((name, _P) for name in ('d_weight', 'd_bias')),
-    ]
 
 
 _library = Library(
@@ -149,19 +158,16 @@ def forward(
         ValueError, TypeError: if a tensor has another shape, or cannot be
             read on the CPU.
     """
-    library = _library.get()
-    moments = as_array(moments, torch.float64, 'moments')
-    _, n, c = moments.shape
-    params = as_parameters(switch, c, mean_weight, var_weight, weight, bias)
-    pools = [_new_pool(s, switch, n, c, given) for s in switch.statistics]
-    layer = _layer(switch, moments, params, pools, given is not None)
-    library.switch_pool(ctypes.byref(layer))
+    call = _Call(switch, moments, mean_weight, var_weight, weight, bias)
+    call.new_pools(given)
+    library, layer = _library.get(), call.layer
+    reference = ctypes.byref(layer)
+    library.switch_pool(reference)
     if exchange is not None and layer.bn >= 0 and given is None:
-        pools[layer.bn] = exchange(pools[layer.bn])
-        layer.bn_pool = _pool(pools[layer.bn], 'bn', switch, n, c).data_ptr()
-    factors = torch.empty((3, n, c), device='cpu')
-    library.switch_factors(ctypes.byref(layer), factors.data_ptr())
-    return factors, pools
+        call.set_pool('bn', exchange(call.pools[layer.bn]))
+    factors = floats(3, layer.samples, layer.channels)
+    library.switch_factors(reference, factors.data_ptr())
+    return factors, call.pools
 
 
 def backward(
@@ -199,59 +205,54 @@ def backward(
     Raises:
         ValueError, TypeError: as :func:`forward`.
     """
-    library = _library.get()
-    moments = as_array(moments, torch.float64, 'moments')
-    sums = as_array(sums, torch.float64, 'sums')
-    _check_shape(sums, tuple(moments.shape), 'sums')
-    _, n, c = moments.shape
-    params = as_parameters(switch, c, mean_weight, var_weight, weight, bias)
-    pools = [
-        None if p is None else _pool(p, s, switch, n, c)
-        for s, p in zip(switch.statistics, pools)
-    ]
-    layer = _layer(switch, moments, params, pools, given, size)
-    rows = n * c
-    grads = scratch('grads', 2 * rows)
-    segments = scratch('segments', 2 * rows)
-    pool_grads = scratch('pool_grads', 2 * (n + c + n * switch.num_groups))
-    start = pool_grads.data_ptr()
-    layer.ln_grad, layer.gn_grad = start, start + 16 * n
-    bn_grad = doubles(2, 1, c)
-    layer.bn_grad = bn_grad.data_ptr()
-    coefficients = torch.empty((3, n, c), device='cpu')
-    d_params = torch.empty(2 * (c + params[0].numel()), device='cpu')
-    d_mean, d_var, d_weight, d_bias = d_params.split(
-        (params[0].numel(), params[0].numel(), c, c)
+    call = _Call(switch, moments, mean_weight, var_weight, weight, bias)
+    for statistic, pool in zip(switch.statistics, pools):
+        if pool is not None:
+            call.set_pool(statistic, pool)
+    library, layer = _library.get(), call.layer
+    n, c, rows = layer.samples, layer.channels, layer.samples * layer.channels
+    layer.given, layer.size = given, size
+    sums_at = call.array(sums, torch.float64, (2, n, c), 'sums')
+    synchronized = exchange is not None and layer.bn >= 0 and not given
+    bn_grad = doubles(2, 1, c) if synchronized else None
+    layer.ln_grad = scratch('ln_grad', 2 * n)
+    layer.gn_grad = scratch('gn_grad', 2 * n * switch.num_groups)
+    layer.bn_grad = (
+        bn_grad.data_ptr() if synchronized else scratch('bn_grad', 2 * c)
     )
+    grads = scratch('grads', 2 * rows)
+    coefficients = floats(3, n, c)
+    coefficients_at = coefficients.data_ptr()
+    d_params = [
+        floats(*mean_weight.shape),
+        floats(*var_weight.shape),
+        floats(c),
+        floats(c),
+    ]
+    reference = ctypes.byref(layer)
     library.switch_sums(
-        ctypes.byref(layer),
-        sums.data_ptr(),
-        grads.data_ptr(),
-        segments.data_ptr(),
-        coefficients.data_ptr(),
-        d_mean.data_ptr(),
-        d_var.data_ptr(),
-        d_weight.data_ptr(),
-        d_bias.data_ptr(),
+        reference,
+        sums_at,
+        grads,
+        scratch('segments', 2 * rows),
+        coefficients_at,
+        *(d.data_ptr() for d in d_params),
     )
     share = 1 / n
-    if exchange is not None and layer.bn >= 0 and not given:
-        bn_grad = as_array(exchange(bn_grad), torch.float64, 'shares')
-        _check_shape(bn_grad, (2, 1, c), 'shares')
-        layer.bn_grad, share = bn_grad.data_ptr(), 1
+    if synchronized:
+        shares = exchange(bn_grad)
+        layer.bn_grad = call.array(
+            shares, torch.float64, (2, 1, c), 'what exchange returns'
+        )
+        share = 1
     library.switch_coefficients(
-        ctypes.byref(layer),
-        grads.data_ptr(),
-        share,
-        coefficients.data_ptr() + 4 * rows,
+        reference, grads, share, coefficients_at + 4 * rows
     )
-    return (
-        coefficients,
-        d_mean.view(mean_weight.shape),
-        d_var.view(var_weight.shape),
-        None if weight is None else d_weight,
-        None if bias is None else d_bias,
-    )
+    if weight is None:
+        d_params[2] = None
+    if bias is None:
+        d_params[3] = None
+    return (coefficients, *d_params)
 
 
 def move(
@@ -276,12 +277,15 @@ def move(
     Returns:
         Whether this was done here; if not, PyTorch has to do it.
     """
-    if momentum is None or not (
-        is_array(mean, torch.float32)
-        and is_array(var, torch.float32)
-        and is_array(count, torch.int64)
-        and is_array(pooled, torch.float64)
-    ):
+    if momentum is None:
+        return False
+    addresses = (
+        array_address(mean, torch.float32),
+        array_address(var, torch.float32),
+        array_address(count, torch.int64),
+        array_address(pooled, torch.float64),
+    )
+    if 0 in addresses:
         return False
     rows, c = pooled.shape[0], pooled.shape[-1]
     fits = pooled.shape in ((2, 1, c), (3, 1, c)) and count.numel() == 1
@@ -290,165 +294,158 @@ def move(
     library = _library.get()
     if library is None:
         return False
-    library.switch_move(
-        mean.data_ptr(),
-        var.data_ptr(),
-        count.data_ptr(),
-        pooled.data_ptr(),
-        rows,
-        c,
-        momentum,
-    )
+    library.switch_move(*addresses, rows, c, momentum)
     return True
 
 
-def as_parameters(
-    switch: Switch,
-    c: int,
-    mean_weight: Tensor,
-    var_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Parameters as C reads them.
+class _Call:
+    """What C needs to know of a layer, all of it checked.
+
+    Attributes:
+        layer: sizes and addresses.
+        pools: pooled moments by statistic.
+    """
+
+    def __init__(
+        self,
+        switch: Switch,
+        moments: Tensor,
+        mean_weight: Tensor,
+        var_weight: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+    ) -> None:
+        _, n, c = shape = moments.shape
+        logits = mean_weight.shape
+        check_sizes(switch, c, tuple(logits))
+        self._kept: list[Tensor] = []  # while C has their addresses
+        self.pools: list[Tensor | None] = [None] * len(switch.statistics)
+        self._switch = switch
+        self.layer = layer = Layer()
+        layer.samples, layer.channels = n, c
+        layer.count = k = logits[-1]
+        layer.ratio_groups = groups = mean_weight.numel() // k
+        layer.num_groups = switch.num_groups
+        for statistic in _STATISTICS:
+            place = _place(switch.statistics, statistic)
+            setattr(layer, statistic, place)
+        layer.softmax, layer.drop_instance = (
+            switch.softmax,
+            switch.drop_instance,
+        )
+        layer.threads = thread_count()
+        layer.eps, layer.bessel = switch.eps, switch.bessel
+        floating = torch.float32
+        layer.mean_weight = self.array(
+            mean_weight, floating, logits, 'mean_weight'
+        )
+        layer.var_weight = self.array(
+            var_weight, floating, logits, 'var_weight'
+        )
+        if weight is not None:
+            layer.weight = self.array(weight, floating, (c,), 'weight')
+        if bias is not None:
+            layer.bias = self.array(bias, floating, (c,), 'bias')
+        layer.moments = self.array(moments, torch.float64, shape, 'moments')
+        layer.ratios = scratch('ratios', 2 * k * groups)
+        layer.by_channel = scratch('by_channel', CHANNEL_ARRAYS * c)
+
+    def array(
+        self, t: Tensor, dtype: torch.dtype, shape: Sequence[int], name: str
+    ) -> int:
+        """See :func:`checked_address`."""
+        return checked_address(t, dtype, shape, name, self._kept)
+
+    def new_pools(self, given: tuple[Tensor, Tensor] | None) -> None:
+        """Make room for pooled moments; given ones come as they are."""
+        layer = self.layer
+        for i, statistic in enumerate(self._switch.statistics):
+            if statistic == 'bn' and given is not None:
+                layer.given = True
+                self.set_pool('bn', self._given(given))
+            elif statistic != 'in':
+                pool = doubles(2, *self._pool_shape(statistic))
+                setattr(layer, f'{statistic}_pool', pool.data_ptr())
+                self.pools[i] = pool
+
+    def set_pool(self, statistic: str, pool: Tensor) -> None:
+        """Use pooled moments from outside.
+
+        Raises:
+            ValueError, TypeError: as :meth:`array`.
+        """
+        rows = 3 if statistic == 'bn' and pool.shape[0] == 3 else 2
+        address = self.array(
+            pool,
+            torch.float64,
+            (rows, *self._pool_shape(statistic)),
+            f'the pooled {statistic!r}',
+        )
+        setattr(self.layer, f'{statistic}_pool', address)
+        self.pools[getattr(self.layer, statistic)] = pool
+
+    def _pool_shape(self, statistic: str) -> tuple[int, int]:
+        """Samples and columns of a pooled statistic."""
+        layer = self.layer
+        if statistic == 'bn':
+            return 1, layer.channels
+        columns = 1 if statistic == 'ln' else layer.num_groups
+        return layer.samples, columns
+
+    def _given(self, given: tuple[Tensor, Tensor]) -> Tensor:
+        """Given moments of 'bn', (2, 1, C)."""
+        for name, t in zip(('mean', 'variance'), given):
+            self.array(
+                t,
+                t.dtype,
+                (self.layer.channels,),
+                f'the given {name}',
+            )
+        return torch.stack([t.detach().double() for t in given])[:, None]
+
+
+def checked_address(
+    t: Tensor,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    name: str,
+    kept: list[Tensor],
+) -> int:
+    """The address of t, or of a copy that C can read, put into ``kept``.
 
     Raises:
-        ValueError: if their shapes do not fit the layer.
+        ValueError, TypeError: if it has another shape, or no values that C
+            could read.
     """
-    arrays = (mean_weight, var_weight, weight, bias)
-    if all(t is None or is_array(t, torch.float32) for t in arrays) and (
-        _fit(switch, c, *arrays)
-    ):
-        return arrays
-    k = len(switch.statistics)
-    groups = switch.num_groups
-    if 'gn' in switch.statistics and not divides(groups, c):
-        raise ValueError(f'num_groups={groups} does not divide {c} channels')
-    for name, t in (('mean_weight', mean_weight), ('var_weight', var_weight)):
-        shape = tuple(t.shape)
-        groups = shape[0] if len(shape) == 2 else 1
-        if not groups or shape[-1:] != (k,) or len(shape) > 2 or c % groups:
-            raise ValueError(
-                f'{name} has shape {shape}; {c} channels and the statistics '
-                f'{switch.statistics} need ({k},), or (G, {k}) with G channel '
-                'groups'
-            )
-    _check_shape(var_weight, tuple(mean_weight.shape), 'var_weight')
-    for name, t in (('weight', weight), ('bias', bias)):
-        if t is not None:
-            _check_shape(t, (c,), name)
-    return (
-        as_array(mean_weight, torch.float32, 'mean_weight'),
-        as_array(var_weight, torch.float32, 'var_weight'),
-        None if weight is None else as_array(weight, torch.float32, 'weight'),
-        None if bias is None else as_array(bias, torch.float32, 'bias'),
-    )
-
-
-def divides(groups: int, c: int) -> bool:
-    """Whether c channels can be in that many groups."""
-    return groups > 0 and c % groups == 0
-
-
-def _fit(switch, c, mean_weight, var_weight, weight, bias) -> bool:
-    """Whether shapes are those of an ordinary layer; others are looked at."""
-    return (
-        mean_weight.shape == var_weight.shape == (len(switch.statistics),)
-        and (weight is None or weight.numel() == c)
-        and (bias is None or bias.numel() == c)
-        and ('gn' not in switch.statistics or divides(switch.num_groups, c))
-    )
-
-
-def _check_shape(t: Tensor, shape: tuple[int, ...], name: str) -> None:
     if t.shape != shape:
         raise ValueError(
-            f'{name} has shape {tuple(t.shape)}, but needs {shape}'
+            f'{name} has shape {tuple(t.shape)}, but needs {tuple(shape)}'
         )
+    address = array_address(t, dtype)
+    if not address:
+        t = as_array(t, dtype, name)
+        kept.append(t)
+        address = t.data_ptr()
+    return address
 
 
-def _pool_shape(
-    statistic: str, switch: Switch, n: int, c: int
-) -> tuple[int, int]:
-    """Samples and columns of a pooled statistic."""
-    if statistic == 'bn':
-        return 1, c
-    return n, 1 if statistic == 'ln' else switch.num_groups
-
-
-def _new_pool(
-    statistic: str,
-    switch: Switch,
-    n: int,
-    c: int,
-    given: tuple[Tensor, Tensor] | None,
-) -> Tensor | None:
-    """Where the pooled moments go; given ones as they are."""
-    if statistic == 'in':
-        return None
-    if statistic == 'bn' and given is not None:
-        for name, t in zip(('mean', 'variance'), given):
-            _check_shape(t, (c,), f'the given {name}')
-        stacked = torch.stack([t.detach().double() for t in given])
-        return as_array(stacked.unsqueeze(1), torch.float64, 'what is given')
-    return doubles(2, *_pool_shape(statistic, switch, n, c))
-
-
-def _pool(
-    pool: Tensor, statistic: str, switch: Switch, n: int, c: int
-) -> Tensor:
-    """A pooled statistic from outside, as C reads it."""
-    pool = as_array(pool, torch.float64, f'the pooled {statistic!r}')
-    shape = _pool_shape(statistic, switch, n, c)
-    if pool.shape[1:] != shape or pool.shape[0] not in (2, 3):
+@functools.lru_cache(maxsize=256)
+def check_sizes(switch: Switch, c: int, logits: tuple[int, ...]) -> None:
+    """That groups and ratios fit the channels and the statistics."""
+    groups, k = switch.num_groups, len(switch.statistics)
+    if 'gn' in switch.statistics and (groups < 1 or c % groups):
+        raise ValueError(f'num_groups={groups} does not divide {c} channels')
+    sharing = logits[0] if len(logits) == 2 else 1
+    fits = len(logits) in (1, 2) and logits[-1] == k
+    if not fits or sharing < 1 or c % sharing:
         raise ValueError(
-            f'the pooled {statistic!r} has shape {tuple(pool.shape)}, but '
-            f'needs {(2, *shape)}'
+            f'mean_weight has shape {logits}; {c} channels and the '
+            f'statistics {switch.statistics} need ({k},), or (G, {k}) with G '
+            'channel groups'
         )
-    return pool
 
 
-def _layer(
-    switch: Switch,
-    moments: Tensor,
-    params: Sequence[Tensor | None],
-    pools: Sequence[Tensor | None],
-    given: bool,
-    size: int = 1,
-) -> Layer:
-    """Arguments for C: addresses of tensors that the caller keeps alive."""
-    _, n, c = moments.shape
-    places = dict.fromkeys(_STATISTICS, -1)
-    places.update((s, i) for i, s in enumerate(switch.statistics))
-    addresses = {s: address(p) for s, p in zip(switch.statistics, pools)}
-    logits = params[0].numel()
-    k = len(switch.statistics)
-    kept = scratch('channels', 2 * logits + CHANNEL_ARRAYS * c).data_ptr()
-    return Layer(
-        n,
-        c,
-        k,
-        logits // k,
-        switch.num_groups,
-        places['in'],
-        places['ln'],
-        places['bn'],
-        places['gn'],
-        switch.softmax,
-        switch.drop_instance,
-        given,
-        thread_count(),
-        switch.eps,
-        switch.bessel,
-        size,
-        *map(address, params),
-        moments.data_ptr(),
-        addresses.get('ln'),
-        addresses.get('bn'),
-        addresses.get('gn'),
-        None,
-        None,
-        None,
-        kept,
-        kept + 16 * logits,
-    )
+@functools.lru_cache(maxsize=64)
+def _place(statistics: tuple[str, ...], statistic: str) -> int:
+    """Which ratio is that statistic's; -1 for none."""
+    return statistics.index(statistic) if statistic in statistics else -1

@@ -47,15 +47,15 @@ def forward(
         of: its first argument.
     """
     y = torch.empty_like(rows.data)
-    moments = doubles(2, *rows.data.shape[:2]) if keep else None
+    moments = doubles(2, rows.samples, rows.channels) if keep else None
     _library.get().driver_forward(
         _sweeps(rows.library),
-        *rows.arguments,
+        *rows.x,
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),
         y.data_ptr(),
-        scratch('rows', 4 * rows.count).data_ptr(),
+        scratch('rows', 4 * rows.samples * rows.channels),
         thread_count(),
     )
     return y, moments
@@ -79,13 +79,13 @@ def backward(
     dx = torch.empty_like(rows.data) if wanted else None
     _library.get().driver_backward(
         _sweeps(rows.library),
-        rows.dy.data_ptr(),
-        *rows.arguments,
+        rows.dy,
+        *rows.x,
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),
         None if dx is None else dx.data_ptr(),
-        scratch('rows', 6 * rows.count).data_ptr(),
+        scratch('rows', 6 * rows.samples * rows.channels),
         thread_count(),
     )
     return dx

@@ -28,10 +28,6 @@ _BASE = ('-march=native', '-fno-math-errno', '-shared', '-fPIC')
 _THREADS = (('-fopenmp',), ('-fopenmp-simd',), ())
 _SECONDS = 120  # for one compilation, on a machine that does much else
 _DISABLED = 'SN_MM_NATIVE'
-_ADVICE = (
-    'To keep them, set XDG_CACHE_HOME to a folder that this user can write to'
-)
-
 _ERRORS = (
     OSError,  # files, also what ctypes raises for a broken library
     RuntimeError,  # no home folder
@@ -83,10 +79,17 @@ class Library:
         """Why there is no library, in a sentence; None where there is."""
         return None if self.get() is not None else self._reason
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it has been asked for, and is there."""
-        return self._loaded is not None
+    def command(self) -> list[str]:
+        """Compiler and flags, for reports; empty without a compiler."""
+        try:
+            command, attempts = self._commands()
+        except _ERRORS:
+            return []
+        return [*command[:-1], *attempts[0]]
+
+    def files(self) -> list[Path]:
+        """The C file and the headers beside it."""
+        return [self.source, *sorted(self.source.parent.glob('*.h'))]
 
     def _forget_lock(self) -> None:
         # another thread may have held it when this process was forked off
@@ -102,16 +105,26 @@ class Library:
             self._reason = f'{self.source.name} was not compiled: {error}'
             _warn(
                 f'sn_mm computes on the CPU with PyTorch alone, several '
-                f'times slower than with its own C kernels: {self._reason}'
+                f'times slower than with its own C kernels: {self._reason} '
+                '(what is compiled is kept in ~/.cache, or where '
+                'XDG_CACHE_HOME says)'
             )
 
     def _from_cache(self) -> ctypes.CDLL | None:
         """The library as it was kept, if it is whole."""
-        with contextlib.suppress(*_ERRORS):
+        with contextlib.suppress(OSError, RuntimeError):  # no such folder
             for path in cache_folder().glob(f'{self._name()}-*.so'):
-                with contextlib.suppress(*_ERRORS):
-                    if path.stem.endswith(_digest(path.read_bytes())):
-                        return self._opened(path)
+                try:
+                    # a library cut short would crash where it is used
+                    if not path.stem.endswith(_digest(path.read_bytes())):
+                        raise OSError(f'{path} is not whole')
+                    return self._opened(path)
+                except _ERRORS as error:
+                    _warn(
+                        f'sn_mm compiles its C kernels again, since what was '
+                        f'kept cannot be loaded: {error}. If that repeats, '
+                        'set XDG_CACHE_HOME to another folder.'
+                    )
         return None
 
     def _compiled(self) -> ctypes.CDLL:
@@ -120,17 +133,26 @@ class Library:
         with _build_folder() as folder:
             built = Path(folder) / f'{self._name()}.so'
             _compile(command, attempts, built)
-            content = built.read_bytes()
-            try:
-                path = cache_folder() / (f'{built.stem}-{_digest(content)}.so')
-                write_whole(path, content)
-                return self._opened(path)
-            except _ERRORS as error:
-                _warn(
-                    f'the C kernels of sn_mm cannot be kept: {error}. They '
-                    f'are compiled anew by every process. {_ADVICE}.'
-                )
-                return self._opened(built)
+            kept = self._keep(built)
+            if kept is not None:
+                with contextlib.suppress(*_ERRORS):
+                    return self._opened(kept)
+            return self._opened(built)
+
+    def _keep(self, built: Path) -> Path | None:
+        """Put a compiled library into the cache; None if that fails."""
+        content = built.read_bytes()
+        try:
+            path = cache_folder() / f'{built.stem}-{_digest(content)}.so'
+            write_whole(path, content)
+            return path
+        except (OSError, RuntimeError) as error:
+            _warn(
+                f'the C kernels of sn_mm cannot be kept: {error}. Every '
+                'process compiles them anew; set XDG_CACHE_HOME to a folder '
+                'that this user can write to.'
+            )
+            return None
 
     def _commands(self) -> tuple[list[str], list[tuple[str, ...]]]:
         """How to compile, and flags to try in turn."""
@@ -157,9 +179,8 @@ class Library:
 
     def _name(self) -> str:
         """Of what the library depends on: sources, flags and the machine."""
-        sources = [self.source, *sorted(self.source.parent.glob('*.h'))]
         digest = hashlib.sha256()
-        for path in sources:
+        for path in self.files():
             digest.update(path.read_bytes())
         made_with = (_BASE, _THREADS, self.flags, processor(), _openmp())
         digest.update(repr(made_with).encode())

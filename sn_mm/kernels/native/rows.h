@@ -83,11 +83,27 @@ INLINE void block_squares(const value *x, int64_t size, float near,
   *square = total(even.second);
 }
 
-/* Mean and biased variance. Every block is centred on the mean so far, and
- * blocks are merged as parallel variances (Chan et al., 1979). */
+/* Mean and biased variance of a row of one block. */
+INLINE void short_moments(const value *x, int64_t size, int64_t ahead,
+                          double *mean, double *var) {
+  const float near = near_mean(x, size);
+  const double part = 1. / size;
+  float sum, square;
+  block_squares(x, size, near, ahead, &sum, &square);
+  const double offset = sum * part, squares = square - sum * offset;
+  *mean = near + offset;
+  *var = squares < 0 ? 0 : squares * part; /* rounding; NaN stays NaN */
+}
+
+/* The same of any row. Every block is centred on the mean so far, and blocks
+ * are merged as parallel variances (Chan et al., 1979). */
 INLINE void row_moments(const value *x, int64_t size, int64_t ahead,
                         double *mean, double *var) {
-  double m = near_mean(x, smaller(BLOCK, size)), squares = 0;
+  if (size <= BLOCK) {
+    short_moments(x, size, ahead, mean, var);
+    return;
+  }
+  double m = near_mean(x, BLOCK), squares = 0;
   for (int64_t start = 0; start < size;) {
     const int64_t n = smaller(BLOCK, size - start);
     const float near = m;
@@ -101,41 +117,7 @@ INLINE void row_moments(const value *x, int64_t size, int64_t ahead,
     start += n;
   }
   *mean = m;
-  *var = squares < 0 ? 0 : squares / size; /* rounding; NaN stays NaN */
-}
-
-/* Whether rows are so short that what follows their sums costs as much as
- * the sums: it is the same work for four rows as for one. */
-INLINE int by_four(int64_t size) { return size >= LANES && size <= 128; }
-
-/* row_moments of four rows at once. */
-INLINE void four_moments(const value *x, int64_t size, int64_t ahead,
-                         double *mean, double *var) {
-  const int64_t whole = size / LANES * LANES;
-  const four near =
-      totals(load(x), load(x + size), load(x + 2 * size), load(x + 3 * size)) /
-      LANES;
-  pair t[4];
-  for (int r = 0; r < 4; r++) {
-    const value *row = x + r * size;
-    t[r] = (pair){0};
-    for (int64_t i = 0; i < whole; i += LANES) {
-      __builtin_prefetch(row + i + ahead);
-      t[r] = add_square(t[r], load(row + i) - near[r]);
-    }
-    if (whole < size)
-      t[r] = add_square(
-          t[r], keep(unseen(size, whole), load(row + size - LANES) - near[r]));
-  }
-  const four sum = totals(t[0].first, t[1].first, t[2].first, t[3].first);
-  const four square =
-      totals(t[0].second, t[1].second, t[2].second, t[3].second);
-  for (int r = 0; r < 4; r++) {
-    const double offset = (double)sum[r] / size;
-    const double squares = square[r] - sum[r] * offset;
-    mean[r] = near[r] + offset;
-    var[r] = squares < 0 ? 0 : squares / size;
-  }
+  *var = squares < 0 ? 0 : squares / size;
 }
 
 /* -- lines: scale * (x - near) + shift ----------------------------------- */
@@ -207,14 +189,23 @@ INLINE void row_remeasure(const value *dy, const value *x, int64_t size,
     return;
   }
   const float near = near_mean(x, size);
+  const double part = 1. / size;
   pair squares = {0}, products = {0};
   int64_t i = 0;
-  for (; i + LANES <= size; i += LANES) {
-    __builtin_prefetch(dy + i + ahead);
-    __builtin_prefetch(x + i + ahead);
+  for (; i + 2 * LANES <= size; i += 2 * LANES) {
+    fetch_two(dy + i + ahead);
+    fetch_two(x + i + ahead);
+    for (int64_t j = i; j < i + 2 * LANES; j += LANES) {
+      const lanes d = load(x + j) - near, g = load(dy + j);
+      squares = add_square(squares, d);
+      products = add(products, g, g * d);
+    }
+  }
+  if (i + LANES <= size) {
     const lanes d = load(x + i) - near, g = load(dy + i);
     squares = add_square(squares, d);
     products = add(products, g, g * d);
+    i += LANES;
   }
   if (i < size) {
     const mask rest = unseen(size, i);
@@ -225,10 +216,10 @@ INLINE void row_remeasure(const value *dy, const value *x, int64_t size,
   }
   const four t =
       totals(squares.first, squares.second, products.first, products.second);
-  const double offset = (double)t[0] / size;
+  const double offset = t[0] * part;
   const double about_mean = t[1] - t[0] * offset;
   *mean = near + offset;
-  *var = about_mean < 0 ? 0 : about_mean / size;
+  *var = about_mean < 0 ? 0 : about_mean * part;
   *sum = t[2];
   *product = t[3] - ((float)*mean - (double)near) * t[2];
 }

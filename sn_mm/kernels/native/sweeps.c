@@ -61,9 +61,8 @@ typedef struct {
 static chunks make_chunks(layout in, int threads) {
   const int64_t rows = in.samples * in.channels;
   if (!in.last) {
-    /* whole fours, since four_moments takes that many */
-    int64_t width = in.size < VALUES / 4 ? VALUES / in.size : 1;
-    width = smaller(width < 4 ? width : width / 4 * 4, ROWS);
+    const int64_t width =
+        smaller(in.size < VALUES ? VALUES / in.size : 1, ROWS);
     return (chunks){width, 0, (rows + width - 1) / width};
   }
   int64_t width = WIDTH;
@@ -106,15 +105,11 @@ static chunk chunk_at(layout in, chunks all, int64_t index, const value *dy,
 
 INLINE void chunk_moments(layout in, chunk at, double *mean, double *var) {
   const int64_t ahead = read_ahead, size = in.size;
-  int64_t r = 0;
   if (in.last) {
     column_moments(&at.columns, ahead, mean, var);
     return;
   }
-  if (by_four(size))
-    for (; r + 4 <= at.width; r += 4)
-      four_moments(at.x + r * size, size, ahead, mean + r, var + r);
-  for (; r < at.width; r++)
+  for (int64_t r = 0; r < at.width; r++)
     row_moments(at.x + r * size, size, ahead, mean + r, var + r);
 }
 

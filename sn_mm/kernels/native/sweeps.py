@@ -15,16 +15,16 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import aten
-from ..layout import dense, is_channels_last, spatial_size
+from ..layout import dense, is_channels_last
+from .calibration import Choice, Variant, choose
 from .library import Library
 from .tensors import (
-    address,
+    array_address,
     as_array,
     can_materialize,
     doubles,
@@ -46,50 +46,53 @@ _FUNCTIONS = {
 }
 _SOURCE = Path(__file__).with_name('sweeps.c')
 _LIBRARIES = {
-    dtype: Library(
-        _SOURCE, _FUNCTIONS, ('-O2', *flags), lambda lib: _tune(lib)
-    )
+    dtype: Library(_SOURCE, _FUNCTIONS, ('-O2', *flags))
     for dtype, *flags in (
         (torch.float32,),
         (torch.float16, '-DFLOAT16'),
         (torch.bfloat16, '-DBFLOAT16'),
     )
 }
+_ready: dict[torch.dtype, ctypes.CDLL] = {}  # tuned for this machine
+_choice: Choice | None = None
 
 
-class Variant(NamedTuple):
-    """What suits a machine; results do not depend on it.
-
-    Attributes:
-        read_ahead, write_ahead: how many values ahead of its work a sweep
-            fetches what it reads, and what it writes, from memory.
-        stream_from: bytes of output from which on it is written past the
-            caches; never if negative.
-    """
-
-    read_ahead: int = 2048
-    write_ahead: int = 2048
-    stream_from: int = -1
-
-
-_pinned: Variant | None = None
+def describe() -> str:
+    """How the sweeps were set up for this machine."""
+    if _sweeps_for(torch.float32) is None:
+        return _LIBRARIES[torch.float32].why_not()
+    return f'{_choice.variant} ({_choice.origin})'
 
 
 def use_variant(variant: Variant | None) -> None:
-    """Use this variant in place of the one found on this machine.
+    """Use this variant; results do not depend on it.
 
     Args:
-        variant: None goes back to the one found.
+        variant: None stands for the one that suits this machine.
     """
-    global _pinned
-    _pinned = variant
-    for library in _LIBRARIES.values():
-        if library.is_loaded:
-            _tune(library.get())
+    global _choice
+    _choice = variant and Choice(variant, 'as asked for')
+    _ready.clear()
 
 
-def _tune(library: ctypes.CDLL) -> None:
-    library.sweeps_tune(*(_pinned or Variant()))
+def _sweeps_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The library for inputs of a dtype, tuned; None where there is none."""
+    global _choice
+    library = _ready.get(dtype)
+    if library is None and dtype in _LIBRARIES:
+        source = _LIBRARIES[dtype]
+        library = source.get()
+        if library is not None:
+            if _choice is None:
+                _choice = choose(library, dtype, source.files())
+            library.sweeps_tune(*_choice.variant)
+            _ready[dtype] = library
+    return library
+
+
+def compile_command() -> list[str]:
+    """Compiler and flags of the sweeps over float32, for reports."""
+    return _LIBRARIES[torch.float32].command()
 
 
 def why_not(x: Tensor) -> str | None:
@@ -97,10 +100,11 @@ def why_not(x: Tensor) -> str | None:
     reason = why_not_array(x)
     if reason and not can_materialize(x):
         return reason
-    library = _LIBRARIES.get(x.dtype)
-    if library is None:
+    if x.dtype not in _LIBRARIES:
         return f'its dtype is {x.dtype}'
-    return library.why_not()
+    if _sweeps_for(x.dtype) is None:
+        return _LIBRARIES[x.dtype].why_not()
+    return None
 
 
 def moments(x: Tensor) -> Tensor:
@@ -108,10 +112,8 @@ def moments(x: Tensor) -> Tensor:
     rows = Rows.of(x)
     if rows is None:
         return aten.moments(x)
-    out = doubles(2, *x.shape[:2])
-    rows.library.sweeps_moments(
-        *rows.arguments, out.data_ptr(), thread_count()
-    )
+    out = doubles(2, rows.samples, rows.channels)
+    rows.library.sweeps_moments(*rows.x, out.data_ptr(), thread_count())
     return out
 
 
@@ -122,11 +124,12 @@ def affine(
     rows = Rows.of(x)
     if rows is None:
         return aten.affine(x, near, scale, shift, relu)
-    factors = [_factor(t, x) for t in (near, scale, shift)]
     y = torch.empty_like(rows.data)
     rows.library.sweeps_affine(
-        *rows.arguments,
-        *(t.data_ptr() for t in factors),
+        *rows.x,
+        rows.factor(near),
+        rows.factor(scale),
+        rows.factor(shift),
         relu,
         y.data_ptr(),
         thread_count(),
@@ -144,14 +147,12 @@ def products(
     rows = Rows.of(x, dy)
     if rows is None:
         return aten.products(dy, x, near, gate)
-    gates = (None, None) if gate is None else [_factor(t, x) for t in gate]
-    near = _factor(near, x)
-    out = doubles(2, *x.shape[:2])
+    out = doubles(2, rows.samples, rows.channels)
     rows.library.sweeps_products(
-        rows.dy.data_ptr(),
-        *rows.arguments,
-        near.data_ptr(),
-        *map(address, gates),
+        rows.dy,
+        *rows.x,
+        rows.factor(near),
+        *rows.gate(gate),
         out.data_ptr(),
         thread_count(),
     )
@@ -171,14 +172,15 @@ def combine(
     rows = Rows.of(x, dy)
     if rows is None:
         return aten.combine(dy, x, scale, near, slope, shift, gate)
-    gates = (None, None) if gate is None else [_factor(t, x) for t in gate]
-    factors = [_factor(t, x) for t in (scale, near, slope, shift)]
     dx = torch.empty_like(rows.data)
     rows.library.sweeps_combine(
-        rows.dy.data_ptr(),
-        *rows.arguments,
-        *(t.data_ptr() for t in factors),
-        *map(address, gates),
+        rows.dy,
+        *rows.x,
+        rows.factor(scale),
+        rows.factor(near),
+        rows.factor(slope),
+        rows.factor(shift),
+        *rows.gate(gate),
         dx.data_ptr(),
         thread_count(),
     )
@@ -190,10 +192,11 @@ def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     rows = Rows.of(x, dy)
     if rows is None:
         return aten.remeasure(dy, x)
-    measured, sums = doubles(2, *x.shape[:2]), doubles(2, *x.shape[:2])
+    measured = doubles(2, rows.samples, rows.channels)
+    sums = doubles(2, rows.samples, rows.channels)
     rows.library.sweeps_remeasure(
-        rows.dy.data_ptr(),
-        *rows.arguments,
+        rows.dy,
+        *rows.x,
         measured.data_ptr(),
         sums.data_ptr(),
         thread_count(),
@@ -202,63 +205,96 @@ def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rows:
-    """x, and dy, as C reads them.
+    """x, and dy, as C reads them. What has an address here is kept alive.
 
     Attributes:
-        data: x without gaps in memory; it must outlive the call.
-        dy: in x's dtype and memory format, or None.
-        arguments: the address of ``data``, N, C, S, and whether channels are
-            last in memory.
-        count: of rows, N * C.
+        data: x without gaps in memory.
+        samples, channels: N and C.
+        x: the address of ``data``, N, C, S, and whether channels are last in
+            memory.
+        dy: the address of dy, in x's dtype and memory format; or None.
         library: the sweeps for this dtype.
     """
 
-    __slots__ = ('data', 'dy', 'arguments', 'count', 'library')
+    __slots__ = (
+        'data',
+        'samples',
+        'channels',
+        'shape',
+        'x',
+        'dy',
+        'library',
+        '_kept',
+    )
 
     @classmethod
     def of(cls, x: Tensor, dy: Tensor | None = None) -> Rows | None:
         """None where C cannot read them."""
-        if why_not(x) is not None:
+        dtype, last = x.dtype, False
+        address = array_address(x, dtype)
+        if not address:
+            if why_not(x) is not None:
+                return None
+            last = is_channels_last(x)
+            x = dense(materialized(x), last)
+            address = x.data_ptr()
+        library = _ready.get(dtype) or _sweeps_for(dtype)
+        if library is None:
             return None
         rows = cls()
-        last = is_channels_last(x)
-        rows.data = dense(materialized(x), last)
-        rows.dy = None if dy is None else _gradient(dy, x, last)
-        if dy is not None and rows.dy is None:
-            return None
-        n, c = x.shape[:2]
-        size = spatial_size(x)
+        rows._kept = []
+        rows.data, rows.library, rows.dy = x, library, None
+        if dy is not None:
+            rows.dy = rows._gradient(dy, last)
+            if not rows.dy:
+                return None
+        rows.shape = shape = x.shape
+        rows.samples, rows.channels = n, c = shape[0], shape[1]
+        size = x.numel() // (n * c)
         # a single position is as good a row of channels as of positions
-        rows.arguments = (rows.data.data_ptr(), n, c, size, last or size == 1)
-        rows.count = n * c
-        rows.library = _LIBRARIES[x.dtype].get()
+        rows.x = address, n, c, size, last or size == 1
         return rows
 
+    def _gradient(self, dy: Tensor, last: bool) -> int:
+        """Address of dy in memory as x is; 0 where there is none."""
+        x = self.data
+        if dy.shape != x.shape:
+            raise ValueError(
+                f'the gradient has shape {tuple(dy.shape)}, the input '
+                f'{tuple(x.shape)}'
+            )
+        address = 0 if last else array_address(dy, x.dtype)
+        if not address:
+            if why_not_array(dy) and not can_materialize(dy):
+                return 0
+            dy = dense(materialized(dy).to(x.dtype), last)
+            self._kept.append(dy)
+            address = dy.data_ptr()
+        return address
 
-def _gradient(dy: Tensor, x: Tensor, last: bool) -> Tensor | None:
-    """dy in memory as x is, or None."""
-    if dy.shape != x.shape:
-        raise ValueError(
-            f'the gradient has shape {tuple(dy.shape)}, the input '
-            f'{tuple(x.shape)}'
-        )
-    if dy.dtype is not x.dtype:
-        dy = dy.to(x.dtype)
-    if why_not_array(dy) is not None:
-        dy = materialized(dy)
-        if why_not_array(dy) is not None:
-            return None
-    return dense(dy, last)
+    def factor(self, t: Tensor) -> int:
+        """Address of a factor of rows, (N, C)."""
+        shape = t.shape
+        if shape[0] != self.samples or shape[1:] != (self.channels,):
+            raise ValueError(
+                f'a factor of rows has shape {tuple(shape)}, but an input of '
+                f'shape {tuple(self.shape)} needs '
+                f'{(self.samples, self.channels)}'
+            )
+        address = array_address(t, torch.float32)
+        if not address:
+            t = as_array(t, torch.float32, 'a factor of rows')
+            self._kept.append(t)
+            address = t.data_ptr()
+        return address
 
-
-def _factor(t: Tensor, x: Tensor) -> Tensor:
-    """A factor of rows, (N, C), as C reads it."""
-    if t.shape != x.shape[:2]:
-        raise ValueError(
-            f'a factor of rows has shape {tuple(t.shape)}, but an input of '
-            f'shape {tuple(x.shape)} needs {tuple(x.shape[:2])}'
-        )
-    return as_array(t, torch.float32, 'a factor of rows')
+    def gate(
+        self, gate: tuple[Tensor, Tensor] | None
+    ) -> tuple[int | None, int | None]:
+        """Addresses of its scale and shift."""
+        if gate is None:
+            return None, None
+        return self.factor(gate[0]), self.factor(gate[1])
 
 
 def thread_count() -> int:

@@ -1,5 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Which tensors C can read as arrays, and where they are."""
+"""Which tensors C can read as arrays, and where they are.
+
+This runs several times in every layer, so it asks each question once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,28 @@ from torch import Tensor
 from torch.nn import Parameter
 
 _TYPES = (Tensor, Parameter)
+_CPU = torch.device('cpu')
 _kept = threading.local()
+
+
+def array_address(t: Tensor, dtype: torch.dtype) -> int:
+    """Where t is, as an array without gaps; 0 if C cannot read it so.
+
+    0 as well for a tensor without elements.
+    """
+    if type(t) in _TYPES and t.dtype is dtype and t.is_cpu and not t.is_neg():
+        try:  # a layout that is not strided, or functorch's wrapper, raises
+            return t.data_ptr() if t.is_contiguous() else 0
+        except RuntimeError:
+            return 0
+    return 0
+
+
+def _address(t: Tensor) -> int:
+    try:
+        return t.data_ptr()  # 0 for a zero tensor
+    except RuntimeError:  # what functorch wraps has no storage
+        return 0
 
 
 def why_not_array(t: Tensor) -> str | None:
@@ -26,16 +50,9 @@ def why_not_array(t: Tensor) -> str | None:
         return f'its layout is {t.layout}'
     if t.is_neg() or t.is_conj():
         return 'its values are those in memory with another sign'
-    try:
-        empty_handed = t.data_ptr() == 0 and t.numel() > 0
-    except RuntimeError:  # what functorch wraps has no storage
-        empty_handed = True
-    return 'it has no memory of its own' if empty_handed else None
-
-
-def is_array(t: Tensor, dtype: torch.dtype) -> bool:
-    """Whether C can read t as an array of that dtype without gaps."""
-    return t.dtype is dtype and t.is_contiguous() and why_not_array(t) is None
+    if _address(t) == 0 and t.numel() > 0:
+        return 'it has no memory of its own'
+    return None
 
 
 def as_array(t: Tensor, dtype: torch.dtype, name: str) -> Tensor:
@@ -45,13 +62,12 @@ def as_array(t: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         TypeError: if it has no values that C could read; ``name`` says what
             it is.
     """
-    if is_array(t, dtype):
+    if array_address(t, dtype):
         return t
-    t = materialized(t.detach().to(dtype)).contiguous()
     reason = why_not_array(t)
-    if reason:
+    if reason and not can_materialize(t):
         raise TypeError(f'{name} cannot be computed with on the CPU: {reason}')
-    return t
+    return materialized(t.detach()).to(dtype).contiguous()
 
 
 def can_materialize(t: Tensor) -> bool:
@@ -67,23 +83,25 @@ def materialized(t: Tensor) -> Tensor:
     return t.clone() if t._is_zerotensor() else t
 
 
-def address(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
-
-
 def doubles(*shape: int) -> Tensor:
-    # the default device may be another
-    return torch.empty(shape, dtype=torch.float64, device='cpu')
+    """Fresh float64 memory; whatever the default device and dtype are."""
+    return torch.empty(shape, dtype=torch.float64, device=_CPU)
 
 
-def scratch(name: str, count: int) -> Tensor:
-    """At least ``count`` doubles of this thread, to be used again.
+def floats(*shape: int) -> Tensor:
+    """Fresh float32 memory."""
+    return torch.empty(shape, dtype=torch.float32, device=_CPU)
+
+
+def scratch(name: str, count: int) -> int:
+    """Address of ``count`` doubles of this thread, to be used again.
 
     Large fresh memory costs a page fault every 4 KB, a third of what is then
     computed in it.
     """
     kept = getattr(_kept, name, None)
-    if kept is None or kept.numel() < count:
-        kept = doubles(count)
+    if kept is None or kept[0] < count:
+        memory = doubles(count)
+        kept = count, memory.data_ptr(), memory
         setattr(_kept, name, kept)
-    return kept
+    return kept[1]

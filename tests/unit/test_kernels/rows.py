@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+# For processes of their own: kernels without the rest of the package, which
+# takes seconds to import.
+WITHOUT_THE_REST = f"""
+import sys, types
+package = types.ModuleType('sn_mm')
+package.__path__ = [{str(Path(__file__).parents[3] / 'sn_mm')!r}]
+sys.modules['sn_mm'] = package
+"""
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 # rows of RoIs, with and without a remainder of four; more channels than are
 # summed at once; more positions than are summed in float32; rows too short

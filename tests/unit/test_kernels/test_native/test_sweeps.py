@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from sn_mm.kernels.native import sweeps
+from sn_mm.kernels.native.calibration import Variant
 from tests.unit.test_kernels.rows import (
     SHAPES,
     TOLERANCES,
+    WITHOUT_THE_REST,
     expected,
     make_factors,
     make_input,
@@ -192,7 +194,7 @@ def test_no_variant_changes_a_bit(shape, dtype, channels_last):
     runs = []
     try:
         for variant in ((2048, 2048, -1), (0, 0, -1), (0, 0, 0), (512, 0, 64)):
-            sweeps.use_variant(sweeps.Variant(*variant))
+            sweeps.use_variant(Variant(*variant))
             runs.append(results(dy, x, relu=True)[0])
     finally:
         sweeps.use_variant(None)
@@ -266,6 +268,22 @@ def test_why_not_says_what_c_cannot_read(kind):
     assert found == reason or reason in found
 
 
+def test_a_default_device_and_dtype_do_not_matter():
+    x, dy = make_input((2, 3, 4, 5))
+    want = check(dy, x)
+    near, scale, shift = make_factors(x.shape, 3)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device('meta'):
+            moments = sweeps.moments(x)
+            y = sweeps.affine(x, near, scale, shift)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(moments, want['moments'])
+    assert torch.equal(y, sweeps.affine(x, near, scale, shift))
+
+
 def test_wrappers_of_functorch_are_not_read():
     seen = []
 
@@ -337,7 +355,7 @@ _, status = os.waitpid(child, 0)
 print(os.waitstatus_to_exitcode(status))
 """
     done = subprocess.run(
-        [sys.executable, '-c', code],
+        [sys.executable, '-c', WITHOUT_THE_REST + code],
         capture_output=True,
         text=True,
         timeout=120,
