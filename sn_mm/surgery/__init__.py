@@ -5,4 +5,9 @@ from .convert_norm import convert_norm
 from .fold import fold, fold_with_report
 from .harden import harden
 
-__all__ = ['convert_norm', 'fold', 'fold_with_report', 'harden']
+__all__ = [
+    'convert_norm',
+    'fold',
+    'fold_with_report',
+    'harden',
+]
