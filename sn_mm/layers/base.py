@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.functional.traced import is_recorded
+from sn_mm.utils import check_count
 
 from . import state
-from .arguments import check_count
 from .blame import blame_tensor
 from .script import called_from_script, prepare_to_script
 
@@ -148,8 +148,8 @@ class RowNorm(_InstanceNorm):
         """Raise an error that names what is wrong with x, and the fix."""
         ranks = self._ranks
         if x.dim() < 2 or (ranks is not None and x.dim() not in ranks):
-            text = '2 or more' if ranks is None else ' or '.join(
-                map(str, ranks)
+            text = (
+                '2 or more' if ranks is None else ' or '.join(map(str, ranks))
             )
             raise ValueError(
                 f'{type(self).__name__} expects input of rank {text} '

@@ -143,9 +143,7 @@ def swap_norms(
     norms = find_norms(model, include, exclude)
     chosen = select(model, list(norms), components)
     norms = {name: norms[name] for name in chosen}
-    targets = {
-        name: _target(m, name, model, cfg) for name, m in norms.items()
-    }
+    targets = {name: _target(m, name, model, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
     built = {
         name: _build(norms[name], target, model)

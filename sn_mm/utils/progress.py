@@ -9,15 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mmengine.dist import is_main_process
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 _SECONDS_A_LINE = 30
 
@@ -42,21 +33,30 @@ def progress_bar(
         A context that gives a function: call it with the number of steps (1
         by default) or bytes that were done since.
     """
-    console = Console(file=sys.stderr)
     if not shown or not is_main_process():
         yield lambda count=1: None
-    elif not console.is_terminal:
+    elif not sys.stderr.isatty():
         yield _Lines(text, total)
     else:
-        columns = (
-            TextColumn('{task.description}'),
-            BarColumn(),
-            DownloadColumn() if in_bytes else MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(text, total=total)
-            yield lambda count=1: progress.advance(task, count)
+        with _bar(in_bytes) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda count=1: bar.advance(task, count)
+
+
+def _bar(in_bytes: bool):
+    # imported here, since nothing else in training needs it
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn('{task.description}'),
+        progress.BarColumn(),
+        progress.DownloadColumn()
+        if in_bytes
+        else progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+    )
 
 
 class _Lines:
