@@ -59,7 +59,13 @@ def _is_the_doctor() -> bool:
 
 
 if not _is_the_doctor():
-    from . import datasets, hooks, patches, visualization  # noqa: F401
+    from . import (  # noqa: F401
+        converted_model,
+        datasets,
+        hooks,
+        patches,
+        visualization,
+    )
     from .anatomy import find_norms
     from .checkpoints import load_pretrained
     from .kernels import backends

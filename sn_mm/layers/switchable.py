@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
 from sn_mm.functional.running import update_running
+from sn_mm.utils.errors import CheckpointError
 
 from .arguments import check_divides, check_names
 from .base import RowNorm
@@ -307,6 +308,14 @@ class SwitchNorm(HardRatios, RowNorm):
     ) -> None:
         shape = self._ratio_shape()
         given = [state_dict.get(prefix + name) for name in RATIOS]
+        if prefix + 'weight' in state_dict and given == [None, None]:
+            raise CheckpointError(
+                f'{prefix}weight comes without {prefix}mean_weight and '
+                f'{prefix}var_weight: it is of another norm than SN. Start '
+                'from the weights of a network with BN by putting bn2sn:// in '
+                "front of their file's name, in init_cfg, load_from or "
+                'sn_mm.load_pretrained'
+            )
         for name, value in zip(RATIOS, given):
             if value is not None and tuple(value.shape) != shape:
                 error_msgs.append(
