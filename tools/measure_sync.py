@@ -25,8 +25,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from sn_mm import SyncSN, cli, convert_norm
-from sn_mm.distributed import all_gather
 from sn_mm.distributed.groups import named_group
+from sn_mm.distributed import all_gather
 
 
 class Plan(NamedTuple):

@@ -334,3 +334,20 @@ def test_what_cannot_be_plotted(
     assert tool('plot_ratios')(args) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.glob('ratios_*'))
+
+
+# -- sparse SN -------------------------------------------------------------
+def test_print_norms_of_a_radius_that_stays(capsys, tmp_path):
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f'_base_ = {str(DEMO / "faster-rcnn_r18_fpn_ssn-all_demo.py")!r}\n'
+    )
+    assert tool('print_norms')([str(config)]) == 0
+    assert 'radius' not in capsys.readouterr().out
+    with config.open('a') as file:
+        file.write('custom_hooks = []\n')
+    assert tool('print_norms')([str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (x for x in lines if 'radius' in x)
+    assert line.startswith('warning: nothing moves the radius of 32 SSN')
+    assert 'RadiusHook' in line
