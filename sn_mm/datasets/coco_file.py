@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sn_mm.checkpoints.errors import listed
+from sn_mm.utils import join_names
 
 from .spec import DatasetSpec
 
@@ -98,7 +98,7 @@ class CocoFile:
         if twice:
             raise UnusableError(
                 f'{self.path} has several annotations with id '
-                f'{listed(map(str, twice), 3)}; number them anew'
+                f'{join_names(map(str, twice), 3)}; number them anew'
             )
 
     def _check_fields(
@@ -234,9 +234,9 @@ class CocoView:
         names = [str(c['name']) for c in self.file.categories]
         wrong = 'CLASSES' in self.spec.metainfo
         return (
-            f'the file has the categories {listed(names)}, '
+            f'the file has the categories {join_names(names)}, '
             f'{"metainfo" if self.spec.own_classes else self.spec.kind} the '
-            f'classes {listed(_as_names(self.classes))}; set '
+            f'classes {join_names(_as_names(self.classes))}; set '
             f'metainfo=dict(classes={tuple(names[:6])!r}'
             f'{", with all of them" if len(names) > 6 else ""}) in the data '
             f'set{" (classes, not CLASSES)" if wrong else ""} and '
@@ -258,7 +258,7 @@ class CocoView:
         found = []
         if unknown:
             found.append(
-                f'no category is called {listed(unknown)}, as metainfo says: '
+                f'no category is called {join_names(unknown)}, as metainfo says: '
                 'such a class is never learned, and the labels of the '
                 'classes after it move up'
             )
@@ -270,7 +270,7 @@ class CocoView:
                 f"the file's categories come in another order than "
                 f'the classes of metainfo: label {first} is learned from '
                 f'{names[first]} and called {self.classes[first]}; write '
-                f'classes in the order {listed(names)}'
+                f'classes in the order {join_names(names)}'
             )
         return found + self._about_categories()
 
@@ -284,14 +284,14 @@ class CocoView:
             boxes = sum(counts[i] for i in left_out)
             found.append(
                 'metainfo lacks the categories '
-                f'{listed(str(names[i]) for i in left_out)}: their {boxes} '
+                f'{join_names(str(names[i]) for i in left_out)}: their {boxes} '
                 'boxes are not learned'
             )
         if strange:
             boxes = sum(counts[i] for i in strange)
             found.append(
                 f'{boxes} boxes are of category ids that no category has '
-                f'({listed(map(repr, strange), 3)}): they are not learned'
+                f'({join_names(map(repr, strange), 3)}): they are not learned'
             )
         return found
 

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .waiting import waiting_for_others
+
 # gloo has all_gather_into_tensor in newer versions of torch only
 _WITHOUT_FLAT_GATHER = ('gloo', 'mpi', 'undefined')
 _calls = threading.local()
@@ -107,7 +109,8 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, t, process_group):
         ctx.process_group = process_group
         total = t.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=process_group)
+        with waiting_for_others(t.shape[-1]):
+            dist.all_reduce(total, group=process_group)
         return total
 
     @staticmethod
@@ -140,10 +143,11 @@ def all_gather(t: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     same order and get the same bits.
     """
     out = t.new_empty(dist.get_world_size(group), t.numel())
-    if dist.get_backend(group) in _WITHOUT_FLAT_GATHER:
-        dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
-    else:  # NCCL would copy a list's tensors one by one
-        dist.all_gather_into_tensor(out, t.contiguous(), group=group)
+    with waiting_for_others(t.numel() // 2):
+        if dist.get_backend(group) in _WITHOUT_FLAT_GATHER:
+            dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
+        else:  # NCCL would copy a list's tensors one by one
+            dist.all_gather_into_tensor(out, t.contiguous(), group=group)
     return out
 
 

@@ -14,10 +14,13 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
 - :mod:`.radius_watch`: the hooks of mmengine's Runner.
+- :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
 configs, and :mod:`.cpu_processes`, while a Runner is built.
 """
+
+import sn_mm_ops
 
 from .filled_models import fill_models
 from .local_checkpoints import register_local_loader
@@ -30,6 +33,7 @@ from .sync_bn import watch_sync_bn
 
 def apply() -> None:
     """Make the changes that hold for the whole process, each of them once."""
+    sn_mm_ops.serve()
     register_local_loader()
     name_onedl_packages()
     restore_in1d()

@@ -18,13 +18,13 @@ from typing import Any, Callable
 import torch
 from mmengine import dist
 from mmengine.logging import print_log
-from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from sn_mm.layers import RowNorm
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import join_names, progress_bar, unwrapped
 
 from .averages import MomentAverage, merge
 from .fresh_loader import fresh_loader
@@ -54,8 +54,9 @@ class BatchAverage:
         )
         for why in sorted(set(self.left.values())):
             names = [n for n, reason in self.left.items() if reason == why]
-            some = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
-            text += f'; {len(names)} keep theirs ({why}): {some}'
+            text += (
+                f'; {len(names)} keep theirs ({why}): {join_names(names, 3)}'
+            )
         return text
 
 
@@ -120,8 +121,7 @@ def update_batch_average(
         raise ValueError(
             f'num_iters must be at least 1, or None for all, got {num_iters}'
         )
-    while is_model_wrapper(model):
-        model = model.module
+    model = unwrapped(model)
     with restored_random_state(), restored(model):
         if not model.training:
             model.train()
@@ -262,7 +262,7 @@ def _run(
     """Feed the batches to the model; their number, over all processes."""
     done, iterator = 0, iter(data)
     total = _length(data, num_iters)
-    bar = show_progress('batch average', total, progress)
+    bar = progress_bar('batch average', total, progress)
     with torch.no_grad(), bar as advance:
         while num_iters is None or done < num_iters:
             batch = next(iterator, None)

@@ -9,48 +9,54 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mmengine.dist import is_main_process
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 _SECONDS_A_LINE = 30
 
 
 @contextmanager
-def show_progress(
-    text: str, total: int | None, shown: bool = True
-) -> Iterator[Callable[[], None]]:
-    """A function to call after every step.
+def progress_bar(
+    text: str, total: int | None, shown: bool = True, in_bytes: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Show how far a long piece of work has come, on standard error.
 
-    On a terminal (standard error) a bar with the time left; elsewhere, as in
-    the log of a batch system, a line from time to time. Processes but the
-    first show nothing.
+    On a terminal a bar with the time left; elsewhere, as in the log of a
+    batch system, a line from time to time. Processes but the first show
+    nothing.
 
     Args:
         text: what is being done.
-        total: number of steps, if it is known.
+        total: steps, or bytes; None where nobody knows.
         shown: without, nothing is shown at all.
+        in_bytes: ``total`` counts bytes.
+
+    Returns:
+        A context that gives a function: call it with the number of steps (1
+        by default) or bytes that were done since.
     """
-    console = Console(file=sys.stderr)
     if not shown or not is_main_process():
-        yield lambda: None
-    elif not console.is_terminal:
+        yield lambda count=1: None
+    elif not sys.stderr.isatty():
         yield _Lines(text, total)
     else:
-        columns = (
-            TextColumn('{task.description}'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
+        with _bar(in_bytes) as bar:
             task = bar.add_task(text, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda count=1: bar.advance(task, count)
+
+
+def _bar(in_bytes: bool):
+    # imported here, since nothing else in training needs it
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn('{task.description}'),
+        progress.BarColumn(),
+        progress.DownloadColumn()
+        if in_bytes
+        else progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+    )
 
 
 class _Lines:
@@ -62,8 +68,8 @@ class _Lines:
         self.done = 0
         self.start = self.written = time.monotonic()
 
-    def __call__(self) -> None:
-        self.done += 1
+    def __call__(self, count: int = 1) -> None:
+        self.done += count
         now = time.monotonic()
         if now - self.written < _SECONDS_A_LINE:
             return

@@ -9,7 +9,7 @@ import torch
 from mmdet.models import ResNet
 from torch import Tensor, nn
 
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import progress_bar
 
 from .layers import check_norms
 from .steps import NORM_CFGS
@@ -56,7 +56,7 @@ def benchmark_compiled(
         for kind, call in (('ms', model), ('compiled_ms', compiled)):
             candidates[name, kind] = _run(model, call, x, training)
     total = runs(len(candidates), repeats)
-    with show_progress('compiled', total) as advance:
+    with progress_bar('compiled', total) as advance:
         times = time_together(candidates, repeats, x.device, advance=advance)
     return [
         dict(norm=n, **{k: times[n, k] for k in ('ms', 'compiled_ms')})

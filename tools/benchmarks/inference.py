@@ -13,7 +13,7 @@ from torch import nn
 
 from sn_mm.layers.switchable import SwitchNorm
 from sn_mm.surgery import fold, harden
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import progress_bar
 
 from .steps import NORM_CFGS, build
 from .timing import runs, time_together
@@ -64,7 +64,7 @@ def benchmark_inference(
         for name, model in models.items()
     }
     total = runs(len(candidates), repeats, 1)
-    with show_progress('inference', total) as advance:
+    with progress_bar('inference', total) as advance:
         times = time_together(
             candidates, repeats, where, warmup=1, advance=advance
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sn_mm.functional import switchable_norm_reference
 from sn_mm.layers import SN2d, SyncSN
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import progress_bar
 
 from .memory import kept_for_backward
 from .timing import runs, time_together
@@ -97,7 +97,7 @@ def benchmark_layers(
     check_norms(norms, NORMS)
     rows = []
     total = len(shapes) * runs(len(norms), repeats)
-    with show_progress('layers', total) as advance:
+    with progress_bar('layers', total) as advance:
         for shape in shapes:
             x = torch.randn(shape, device=device).to(dtype)
             if channels_last:

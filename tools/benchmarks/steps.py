@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from sn_mm.cli import load_config, register_toolbox
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import progress_bar
 
 from .timing import runs, time_together
 
@@ -71,7 +71,7 @@ def benchmark_step(
     }
     where = torch.device(device)
     total = runs(len(candidates), repeats, 1)
-    with show_progress(model, total) as advance:
+    with progress_bar(model, total) as advance:
         times = time_together(
             candidates, repeats, where, warmup=1, advance=advance
         )

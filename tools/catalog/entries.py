@@ -14,7 +14,7 @@ from mmengine.config import Config
 from sn_mm.checkpoints.locate import FOLDER_VARIABLE
 from sn_mm.cli import without_packaging_warnings
 from sn_mm.patches.metafiles import read_once
-from sn_mm.utils.progress import show_progress
+from sn_mm.utils import progress_bar
 
 from .errors import CatalogError
 from .paper import Paper, Row
@@ -81,7 +81,7 @@ def read_entries(
     ]
     read_once()
     entries = []
-    bar = show_progress('reading configs', len(paths))
+    bar = progress_bar('reading configs', len(paths))
     with _default_folder(), without_packaging_warnings(), bar as advance:
         for path in paths:
             entries.append(_entry(path, configs, paper))

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from sn_mm.utils import write_text
 
 from .entries import Entry
 from .errors import CatalogError
@@ -68,9 +69,7 @@ def write_catalog(
     for path, text in made_files(root, paper, entries).items():
         if path.exists() and path.read_text(encoding='utf-8') == text:
             continue
-        scratch = path.with_name(f'.{path.name}.new')
-        scratch.write_text(text, encoding='utf-8')
-        os.replace(scratch, path)
+        write_text(path, text)
         changed.append(path)
     return changed
 
