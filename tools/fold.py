@@ -14,6 +14,7 @@ import argparse
 import logging
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from sn_mm import cli
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.deploy.onnx import export_onnx, parts_of
 from sn_mm.surgery import fold_with_report
+from sn_mm.surgery.harden import FINETUNE
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -37,7 +39,9 @@ def parse_args(args: list | None) -> argparse.Namespace:
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
     parser.add_argument(
-        '--harden', action='store_true', help='harden the ratios first'
+        '--harden',
+        action='store_true',
+        help='harden the ratios first, without the finetuning that this needs',
     )
     parser.add_argument(
         '--onnx', metavar='STEM', help='write STEM_image.onnx and so on'
@@ -69,18 +73,34 @@ def largest_error(before, after) -> float:
     )
 
 
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise cli.LaunchError(
+            f'--onnx needs the package {package}: pip install {package} '
+            'onnxruntime'
+        )
+
+
 def run(args: argparse.Namespace) -> None:
+    if args.onnx:
+        _need('onnx')  # before minutes of work
     cfg = cli.load_config(args.config, args.cfg_options)
     scope = cli.register_toolbox(cfg)
     cli.check_checkpoint(args.checkpoint)
     with MODELS.switch_scope_and_registry(scope) as models:
         model = models.build(cfg.model)
     cli.load_weights(model, args.checkpoint)
-    if args.harden:
-        sn_mm.harden(model)
     model.eval()
     size = tuple(args.size)
     before = outputs_of(model, size)
+    if args.harden:
+        sn_mm.harden(model)
+        soft, before = before, outputs_of(model, size)
+        change = largest_error(soft, before)
+        print(
+            f'warning: --harden alone changes the outputs by {change:.0%} of '
+            f'the largest. {FINETUNE}; then fold without --harden'
+        )
     model, report = fold_with_report(model)
     print(report.table())
     error = largest_error(before, outputs_of(model, size))
@@ -110,9 +130,6 @@ def main(args: list | None = None) -> int:
         run(args)
     except (ValueError, cli.LaunchError, CheckpointError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f'error: {error}; pip install onnx', file=sys.stderr)
         return 1
     return 0
 
