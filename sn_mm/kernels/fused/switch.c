@@ -601,3 +601,31 @@ void switch_move(float *mean, float *var, int64_t *count, const double *batch,
     var[i] += step * (batch[channels + i] - var[i]);
   }
 }
+
+/* -- all numbers of a pass at once, for native/driver.c ------------------- */
+
+/* What a backward needs beside the layer, and where its results go. */
+typedef struct {
+  layer of;
+  double *grads, *segments; /* (2, N, C) each, scratch */
+  float *d_mean_weight, *d_var_weight, *d_weight, *d_bias;
+} backward_layer;
+
+const int64_t switch_backward_size = sizeof(backward_layer);
+
+void switch_forward(layer *l, const double *moments, float *factors) {
+  l->moments = moments;
+  switch_pool(l);
+  switch_factors(l, factors);
+}
+
+void switch_backward(backward_layer *b, const double *moments,
+                     const double *sums, float *factors) {
+  layer *l = &b->of;
+  l->moments = moments;
+  switch_pool(l); /* not worth keeping */
+  switch_sums(l, sums, b->grads, b->segments, factors, b->d_mean_weight,
+              b->d_var_weight, b->d_weight, b->d_bias);
+  switch_coefficients(l, b->grads, 1. / l->samples,
+                      factors + l->samples * l->channels);
+}

@@ -31,10 +31,10 @@ Exchange = Callable[[Tensor], Tensor]
 
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _STATISTICS = ('in', 'ln', 'bn', 'gn')
-_CHANNEL_ARRAYS = 16  # of switch.c, by_channel
+CHANNEL_ARRAYS = 16  # of switch.c, by_channel
 
 
-class _Layer(ctypes.Structure):
+class Layer(ctypes.Structure):
     """``layer`` of switch.c, which says what the fields are."""
 
     _fields_ = [
@@ -70,19 +70,36 @@ class _Layer(ctypes.Structure):
     ]
 
 
+class BackwardLayer(ctypes.Structure):
+    """``backward_layer`` of switch.c."""
+
+    _fields_ = [
+        ('of', Layer),
+        ('grads', _P),
+        ('segments', _P),
+        ('d_mean_weight', _P),
+        ('d_var_weight', _P),
+        ('d_weight', _P),
+        ('d_bias', _P),
+    ]
+
+
 def _check_fields(library: ctypes.CDLL) -> None:
     """That Python and C agree on where the fields of a layer are."""
-    names = [name for name, _ in _Layer._fields_]
+    names = [name for name, _ in Layer._fields_]
     here = [
-        ctypes.sizeof(_Layer),
-        *(getattr(_Layer, name).offset for name in names),
+        ctypes.sizeof(Layer),
+        *(getattr(Layer, name).offset for name in names),
     ]
     there = (_I * len(here)).in_dll(library, 'switch_fields')
     if list(there) != here:
         raise OSError(f'fields are at {list(there)} in C, {here} in Python')
+    size = _I.in_dll(library, 'switch_backward_size').value
+    if size != ctypes.sizeof(BackwardLayer):
+        raise OSError(f'what backward needs has {size} bytes in C')
     arrays = _I.in_dll(library, 'switch_channel_arrays').value
-    if arrays != _CHANNEL_ARRAYS:
-        raise OSError(f'{arrays} arrays in C, {_CHANNEL_ARRAYS} in Python')
+    if arrays != CHANNEL_ARRAYS:
+        raise OSError(f'{arrays} arrays in C, {CHANNEL_ARRAYS} in Python')
 
 
 _library = Library(
@@ -102,6 +119,12 @@ _library = Library(
 def why_not() -> str | None:
     """Why there are no fused numbers in C; None where there are."""
     return _library.why_not()
+
+
+@functools.cache
+def function_address(name: str) -> int:
+    """Where one of the functions is that native/driver.c calls."""
+    return ctypes.cast(getattr(_library.get(), name), _P).value
 
 
 def forward(
@@ -294,11 +317,11 @@ class _Call:
     ) -> None:
         _, n, c = shape = moments.shape
         logits = mean_weight.shape
-        _check_sizes(switch, c, tuple(logits))
+        check_sizes(switch, c, tuple(logits))
         self._kept: list[Tensor] = []  # while C has their addresses
         self.pools: list[Tensor | None] = [None] * len(switch.statistics)
         self._switch = switch
-        self.layer = layer = _Layer()
+        self.layer = layer = Layer()
         layer.samples, layer.channels = n, c
         layer.count = k = logits[-1]
         layer.ratio_groups = groups = mean_weight.numel() // k
@@ -325,27 +348,13 @@ class _Call:
             layer.bias = self.array(bias, floating, (c,), 'bias')
         layer.moments = self.array(moments, torch.float64, shape, 'moments')
         layer.ratios = scratch('ratios', 2 * k * groups)
-        layer.by_channel = scratch('by_channel', _CHANNEL_ARRAYS * c)
+        layer.by_channel = scratch('by_channel', CHANNEL_ARRAYS * c)
 
     def array(
         self, t: Tensor, dtype: torch.dtype, shape: Sequence[int], name: str
     ) -> int:
-        """The address of t, or of a copy that C can read.
-
-        Raises:
-            ValueError, TypeError: if it has another shape, or no values that
-                C could read.
-        """
-        if t.shape != shape:
-            raise ValueError(
-                f'{name} has shape {tuple(t.shape)}, but needs {tuple(shape)}'
-            )
-        address = array_address(t, dtype)
-        if not address:
-            t = as_array(t, dtype, name)
-            self._kept.append(t)
-            address = t.data_ptr()
-        return address
+        """See :func:`checked_address`."""
+        return checked_address(t, dtype, shape, name, self._kept)
 
     def new_pools(self, given: tuple[Tensor, Tensor] | None) -> None:
         """Make room for pooled moments; given ones come as they are."""
@@ -395,8 +404,33 @@ class _Call:
         return torch.stack([t.detach().double() for t in given])[:, None]
 
 
+def checked_address(
+    t: Tensor,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    name: str,
+    kept: list[Tensor],
+) -> int:
+    """The address of t, or of a copy that C can read, put into ``kept``.
+
+    Raises:
+        ValueError, TypeError: if it has another shape, or no values that C
+            could read.
+    """
+    if t.shape != shape:
+        raise ValueError(
+            f'{name} has shape {tuple(t.shape)}, but needs {tuple(shape)}'
+        )
+    address = array_address(t, dtype)
+    if not address:
+        t = as_array(t, dtype, name)
+        kept.append(t)
+        address = t.data_ptr()
+    return address
+
+
 @functools.lru_cache(maxsize=256)
-def _check_sizes(switch: Switch, c: int, logits: tuple[int, ...]) -> None:
+def check_sizes(switch: Switch, c: int, logits: tuple[int, ...]) -> None:
     """That groups and ratios fit the channels and the statistics."""
     groups, k = switch.num_groups, len(switch.statistics)
     if 'gn' in switch.statistics and (groups < 1 or c % groups):

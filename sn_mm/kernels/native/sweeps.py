@@ -93,6 +93,11 @@ def _sweeps_for(dtype: torch.dtype) -> ctypes.CDLL | None:
     return library
 
 
+def compile_command() -> list[str]:
+    """Compiler and flags of the sweeps over float32, for reports."""
+    return _LIBRARIES[torch.float32].command()
+
+
 def why_not(x: Tensor) -> str | None:
     """Why C cannot take x (N, C, *spatial), not empty; None where it can."""
     reason = why_not_array(x)
@@ -107,7 +112,7 @@ def why_not(x: Tensor) -> str | None:
 
 def moments(x: Tensor) -> Tensor:
     """See :func:`sn_mm.kernels.aten.moments`."""
-    rows = _Rows.of(x)
+    rows = Rows.of(x)
     if rows is None:
         return aten.moments(x)
     out = doubles(2, rows.samples, rows.channels)
@@ -119,7 +124,7 @@ def affine(
     x: Tensor, near: Tensor, scale: Tensor, shift: Tensor, relu: bool = False
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.affine`."""
-    rows = _Rows.of(x)
+    rows = Rows.of(x)
     if rows is None:
         return aten.affine(x, near, scale, shift, relu)
     y = torch.empty_like(rows.data)
@@ -142,7 +147,7 @@ def products(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.products`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.products(dy, x, near, gate)
     out = doubles(2, rows.samples, rows.channels)
@@ -167,7 +172,7 @@ def combine(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.combine`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.combine(dy, x, scale, near, slope, shift, gate)
     dx = torch.empty_like(rows.data)
@@ -187,7 +192,7 @@ def combine(
 
 def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`sn_mm.kernels.aten.remeasure`."""
-    rows = _Rows.of(x, dy)
+    rows = Rows.of(x, dy)
     if rows is None:
         return aten.remeasure(dy, x)
     measured = doubles(2, rows.samples, rows.channels)
@@ -202,7 +207,7 @@ def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return measured, sums
 
 
-class _Rows:
+class Rows:
     """x, and dy, as C reads them. What has an address here is kept alive.
 
     Attributes:
@@ -226,7 +231,7 @@ class _Rows:
     )
 
     @classmethod
-    def of(cls, x: Tensor, dy: Tensor | None = None) -> _Rows | None:
+    def of(cls, x: Tensor, dy: Tensor | None = None) -> Rows | None:
         """None where C cannot read them."""
         dtype, last = x.dtype, False
         address = array_address(x, dtype)
