@@ -12,8 +12,9 @@ if not torch.cuda.is_available():
 
 from mmengine.registry import DefaultScope
 
-from sn_mm.demo.options import DemoOptions
-from sn_mm.demo.writer import make_demo_data
+from demo.options import DemoOptions
+from demo.writer import make_demo_data
+from tests.public import networks
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +32,27 @@ def tiny_demo_data(tmp_path_factory):
     out = tmp_path_factory.mktemp('tiny_demo_data') / 'demo'
     make_demo_data(out, DemoOptions(train=4, val=2, size=(64, 96)))
     return out
+
+
+@pytest.fixture(scope='session')
+def released(tmp_path_factory):
+    """Function: layout -> (the public network, its file), written once."""
+    folder = tmp_path_factory.mktemp('released')
+    made = {}
+
+    def get(layout):
+        if layout not in made:
+            model = networks.original(layout)
+            path = networks.save(model, layout, folder / f'{layout}.pth')
+            made[layout] = (model, path)
+        return made[layout]
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def image():
+    """One image for the public networks, (1, 3, 64, 64)."""
+    return torch.randn(
+        1, 3, 64, 64, generator=torch.Generator().manual_seed(1)
+    )

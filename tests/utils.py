@@ -11,6 +11,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from sn_mm.functional import switchable_norm_reference
+from sn_mm.kernels import backends
 
 needs_compile = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.1')
@@ -96,3 +97,16 @@ def assert_close(
         assert torch.isfinite(value).all(), name
         error = relative_error(value, want[name])
         assert error < tolerance, (name, error)
+
+
+def usable_backends() -> list[str]:
+    """Implementations of the sweeps that this machine can run on a CPU."""
+    x = torch.zeros(1, 1, 2)
+    names = ['aten']
+    for name in ('native', 'triton'):
+        try:
+            backends(x, name)
+        except (ValueError, ImportError):
+            continue
+        names.append(name)
+    return names

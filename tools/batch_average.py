@@ -19,11 +19,11 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 import sn_mm
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.surgery import BatchAverage
-from sn_mm.surgery.private_loader import batches_for
+from sn_mm.recalibrate import BatchAverage
+from sn_mm.recalibrate.fresh_loader import batches_for
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
@@ -56,7 +56,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         action='store_true',
         help="average E[x^2] instead of the variance, as the authors' code",
     )
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     parsed = parser.parse_args(args)
     if parsed.num_samples < 1:
         parser.error('--num-samples must be at least 1')
@@ -70,25 +70,27 @@ def main(args: list | None = None) -> None:
         args: arguments; those of the command line by default.
     """
     args = parse_args(args)
-    engine.export_local_rank(args.local_rank)
+    cli.export_local_rank(args.local_rank)
     out = Path(args.out)
     try:
-        cfg = engine.load_config(
+        cfg = cli.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
         )
-        engine.register_toolbox(cfg)
-        engine.check_checkpoint(args.checkpoint)
-        engine.check_data(cfg, ('train_dataloader',))
-        check_destination(out)
-        runner = engine.build_runner(cfg)
-        content = engine.load_weights(runner.model, args.checkpoint)
-        done = _average(runner, args)
+        cli.log_warnings_alone(cfg)
+        with cli.without_prints():
+            cli.register_toolbox(cfg)
+            cli.check_checkpoint(args.checkpoint)
+            cli.check_data(cfg, ('train_dataloader',))
+            check_destination(out)
+            runner = cli.build_runner(cfg)
+            content = cli.load_weights(runner.model, args.checkpoint)
+            done = _average(runner, args)
         if is_main_process():
-            size = engine.put_weights(content, runner.model, done.layers)
+            size = cli.put_weights(content, runner.model, done.layers)
             write_checkpoint(content, out, size, progress=True)
             print(done.summary())
             print(f'wrote {out}')
-    except (engine.LaunchError, CheckpointError) as error:
+    except (cli.LaunchError, CheckpointError) as error:
         sys.exit(f'error: {error}')
 
 
@@ -105,9 +107,9 @@ def _average(runner: Runner, args: argparse.Namespace) -> BatchAverage:
             args.second_moment,
         )
     except (ValueError, TypeError, FloatingPointError) as error:
-        raise engine.LaunchError(str(error)) from error
+        raise cli.LaunchError(str(error)) from error
     if not done.layers:
-        raise engine.LaunchError(
+        raise cli.LaunchError(
             'no layer has BN statistics that a batch could change: layers '
             "without 'bn', with bn_eval or frozen keep theirs"
         )

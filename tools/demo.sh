@@ -22,15 +22,11 @@ export SN_MM_DEMO_DATA="$data"
 work=work_dirs/demo/faster-rcnn_r18_fpn_sn-all_demo
 
 print_plan() {
-  local device='the CPU (about 5 minutes on 2 cores)'
-  if has_gpu; then device='the GPU (about 2 minutes)'; fi
   cat <<EOF
 The demo's steps:
-  1. environment   2 to 5 minutes the first time, then none; where mmcv was
-                   not compiled on this machine before, about 8 minutes on 2
-                   cores more
+  1. environment   1 to 5 minutes the first time, then none
   2. data          about 15 seconds the first time, into $data
-  3. training      on $device
+  3. training      2 to 4 minutes, on a GPU or on 2 CPU cores
   4. evaluation    and pictures, about 20 seconds
 
 EOF
@@ -44,7 +40,7 @@ choose_threads() {
   load=$(uptime | sed -n 's/.*load averages\{0,1\}: *\([0-9]*\).*/\1/p')
   if [ "${load:-0}" -ge "$(getconf _NPROCESSORS_ONLN)" ]; then
     export OMP_NUM_THREADS=1
-    say 'Other programs keep this machine busy, so the training uses one' \
+    echo 'Other programs keep this machine busy, so the training uses one' \
       'thread and takes longer (OMP_NUM_THREADS=N chooses otherwise).'
   fi
 }
@@ -78,7 +74,6 @@ main() {
   title '1. environment'
   setup_env
   print_versions
-  if [ "$SN_MM_CPU_ONLY" = 1 ]; then export CUDA_VISIBLE_DEVICES=-1; fi
   # the configs and the tools are run from the repository
   cd "$SN_MM_ROOT"
 
@@ -99,10 +94,10 @@ main() {
 
   title 'Faster R-CNN + FPN with SN, validation images'
   print_ap "$work/test" || fail "found no AP in $work/test."
-  say "model      $checkpoint"
-  say "pictures   $SN_MM_ROOT/$work/pictures"
+  echo "model      $checkpoint"
+  echo "pictures   $SN_MM_ROOT/$work/pictures"
   count=$(find "$work/pictures" -type f | wc -l | tr -d ' ')
-  say "  ($count files; left the truth, right the detections)"
+  echo "  ($count files; left the truth, right the detections)"
 }
 
 case ${1:-} in

@@ -21,10 +21,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 import sn_mm
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.deploy.onnx import export_onnx, parts_of
 from sn_mm.surgery import fold_with_report
-from sn_mm.surgery.export import export_onnx, parts_of
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
@@ -50,7 +50,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='of the images, pixels (default: 256 256)',
     )
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     return parser.parse_args(args)
 
 
@@ -70,12 +70,12 @@ def largest_error(before, after) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    cfg = engine.load_config(args.config, args.cfg_options)
-    scope = engine.register_toolbox(cfg)
-    engine.check_checkpoint(args.checkpoint)
+    cfg = cli.load_config(args.config, args.cfg_options)
+    scope = cli.register_toolbox(cfg)
+    cli.check_checkpoint(args.checkpoint)
     with MODELS.switch_scope_and_registry(scope) as models:
         model = models.build(cfg.model)
-    engine.load_weights(model, args.checkpoint)
+    cli.load_weights(model, args.checkpoint)
     if args.harden:
         sn_mm.harden(model)
     model.eval()
@@ -108,7 +108,7 @@ def main(args: list | None = None) -> int:
     warnings.simplefilter('ignore')
     try:
         run(args)
-    except (ValueError, engine.LaunchError, CheckpointError) as error:
+    except (ValueError, cli.LaunchError, CheckpointError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

@@ -10,9 +10,13 @@ with scikit-learn. The same options give the same files, byte by byte.
 import argparse
 import signal
 import sys
+from pathlib import Path
 
-from sn_mm.demo.options import FORMATS, DemoOptions
-from sn_mm.demo.writer import make_demo_data
+# the package beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from demo.options import FORMATS, DemoOptions
+from demo.writer import make_demo_data
 
 
 def parse_args(args: list) -> argparse.Namespace:

@@ -14,7 +14,7 @@ time        ratios and their divergence against training time, in groups of
 hard        the largest ratios of several snapshots, and what changed
 
 SRC is a checkpoint, sn://FILE for one of the public code, a history file, or
-the work folder of a run. Pictures are written as PNG and SVG; the numbers
+the work folder of a run. Pictures are written as PNG, SVG and PDF; the numbers
 are summarized on the terminal.
 """
 
@@ -32,10 +32,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.analysis import numbers, snapshots, summary
-from sn_mm.analysis.layer_info import LayerInfo, infos_of_model
 from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
 
 _HARD_COUNT = 4
 
@@ -88,8 +88,8 @@ def layers_of_config(path: str) -> list[LayerInfo]:
     """The SN layers of a config's model, receptive fields included."""
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
-    cfg = engine.load_config(path)
-    scope = engine.register_toolbox(cfg)
+    cfg = cli.load_config(path)
+    scope = cli.register_toolbox(cfg)
     with MODELS.switch_scope_and_registry(scope) as models:
         layers, note = infos_of_model(models.build(cfg.model))
     if note:
@@ -139,7 +139,7 @@ def draw(kind: str, content, stem: Path) -> list[Path]:
     try:
         from sn_mm.analysis import plots
     except ImportError as error:
-        raise engine.LaunchError(
+        raise cli.LaunchError(
             f'drawing needs matplotlib ({error}): pip install matplotlib'
         ) from error
     return plots.save(getattr(plots, f'draw_{kind}')(content), stem)
@@ -166,7 +166,7 @@ def main(args: list | None = None) -> int:
         files = draw(
             args.kind, content, Path(args.out or f'ratios_{args.kind}')
         )
-    except (ValueError, engine.LaunchError, OSError) as error:
+    except (ValueError, cli.LaunchError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(getattr(summary, f'summarize_{args.kind}')(content))

@@ -13,12 +13,9 @@ against. Builds the model; needs no data and starts no training.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import sys
 import warnings
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -27,12 +24,13 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import engine
-from sn_mm.analysis import advice, norm_table
-from sn_mm.analysis.example import ExampleError
-from sn_mm.analysis.trace import trace_norms
+from sn_mm import cli
+from sn_mm.analysis import advice, norm_table, sparse_advice
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.trace import trace_norms
 from sn_mm.checkpoints import CheckpointError
-from sn_mm.surgery import find_norms
+from sn_mm.utils import write_json
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -40,7 +38,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='show the ratios of these weights'
     )
@@ -66,7 +64,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '(default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help='write the table there')
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     return parser.parse_args(args)
 
 
@@ -79,8 +77,8 @@ def build_model(cfg: Config) -> nn.Module:
 def fill(model: nn.Module, args: argparse.Namespace) -> bool:
     """Load weights if told to; whether the ratios are trained ones."""
     if args.checkpoint:
-        engine.check_checkpoint(args.checkpoint)
-        engine.load_weights(model, args.checkpoint)
+        cli.check_checkpoint(args.checkpoint)
+        cli.load_weights(model, args.checkpoint)
         return True
     if args.init_weights:
         model.init_weights()
@@ -112,6 +110,7 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         seen = trace_norms(model, find_norms(model), args.size)
     except ExampleError as error:
         found.append(f'map sizes are not known: {error}')
+    found += sparse_advice.frozen_radius(model, cfg)
     starts = advice.starts_of(cfg)
     if args.pretrain_batch:
         starts = [s._replace(images=args.pretrain_batch) for s in starts]
@@ -120,7 +119,8 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
     )
 
 
-def write_json(path: str, rows, warned: list[str]) -> None:
+def as_json(rows, warned: list[str]) -> dict:
+    """The table and the warnings, for ``--json``."""
     layers = []
     for row in rows:
         layer = dict(vars(row))
@@ -130,10 +130,7 @@ def write_json(path: str, rows, warned: list[str]) -> None:
             layer['mean'] = ratios.mean.tolist()
             layer['var'] = ratios.var.tolist()
         layers.append(layer)
-    text = json.dumps(dict(layers=layers, warnings=warned), indent=2)
-    temporary = Path(f'{path}.tmp')
-    temporary.write_text(text + '\n')
-    os.replace(temporary, path)
+    return dict(layers=layers, warnings=warned)
 
 
 def main(args: list | None = None) -> int:
@@ -150,20 +147,20 @@ def main(args: list | None = None) -> int:
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
     try:
-        cfg = engine.load_config(args.config, args.cfg_options)
-        engine.register_toolbox(cfg)
+        cfg = cli.load_config(args.config, args.cfg_options)
+        cli.register_toolbox(cfg)
         model = build_model(cfg)
         trained = fill(model, args)
         rows = norm_table.norm_rows(model, weight_decay(model, cfg))
         if not rows:
-            raise engine.LaunchError(
+            raise cli.LaunchError(
                 f'the model of {args.config} has no norm layer; set norm_cfg '
                 'at its parts'
             )
         warned = find_warnings(model, cfg, rows, args, trained)
         if args.json:
-            write_json(args.json, rows, warned)
-    except (engine.LaunchError, CheckpointError, OSError) as error:
+            write_json(args.json, as_json(rows, warned))
+    except (cli.LaunchError, CheckpointError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(norm_table.table(rows))

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.checkpoints import CheckpointError
 
 
@@ -20,7 +20,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='.pth file')
     parser.add_argument(
         '--out',
@@ -46,7 +46,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='augment the test images'
     )
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     return parser.parse_args(args)
 
 
@@ -57,26 +57,26 @@ def main(args: list | None = None) -> None:
         args: arguments; those of the command line by default.
     """
     args = parse_args(args)
-    engine.export_local_rank(args.local_rank)
+    cli.export_local_rank(args.local_rank)
     pictures = None
     try:
-        cfg = engine.load_config(
+        cfg = cli.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
         )
-        scope = engine.register_toolbox(cfg)
-        engine.check_checkpoint(args.checkpoint)
-        engine.check_data(cfg, ('test_dataloader',))
+        scope = cli.register_toolbox(cfg)
+        cli.check_checkpoint(args.checkpoint)
+        cli.check_data(cfg, ('test_dataloader',))
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
-            pictures = engine.draw_predictions(
+            pictures = cli.draw_predictions(
                 cfg, scope, args.show, args.show_dir, args.wait_time
             )
         if args.tta:
-            engine.enable_tta(cfg, scope)
+            cli.enable_tta(cfg, scope)
         if args.out:
-            engine.dump_predictions(cfg, scope, args.out)
-        engine.build_runner(cfg).test()
-    except (engine.LaunchError, CheckpointError) as error:
+            cli.dump_predictions(cfg, scope, args.out)
+        cli.build_runner(cfg).test()
+    except (cli.LaunchError, CheckpointError) as error:
         sys.exit(f'error: {error}')
     if pictures:
         print(f'pictures: {pictures}')

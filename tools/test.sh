@@ -3,13 +3,12 @@
 #
 # Usage: bash tools/test.sh [PYTEST_ARGUMENT...]
 #
-# Sets up the environment where that is not done yet (2 to 5 minutes; the
-# first time on a machine mmcv is compiled as well, about 8 minutes on 2
-# cores) and runs the test suite, or the part of it that the arguments name:
+# Sets up the environment where that is not done yet (1 to 5 minutes) and runs
+# the test suite, or the part of it that the arguments name:
 #   bash tools/test.sh
-#   bash tools/test.sh tests/test_layers -k sync -x
+#   bash tools/test.sh tests/unit/test_layers -k sync -x
 #   SN_MM_STACK=onedl bash tools/test.sh
-#   SN_MM_STACK=classic bash tools/test.sh
+#   SN_MM_MMCV=compiled bash tools/test.sh
 #   SN_MM_ENV=current bash tools/test.sh
 # The exit status is pytest's. tools/setup_env.sh explains the variables.
 set -euo pipefail

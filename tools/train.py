@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import engine
+from sn_mm import cli
 from sn_mm.checkpoints import CheckpointError
 
 
@@ -20,7 +20,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    engine.add_config_argument(parser)
+    cli.add_config_argument(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -39,7 +39,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate to this run's batch size",
     )
-    engine.add_common_arguments(parser)
+    cli.add_common_arguments(parser)
     return parser.parse_args(args)
 
 
@@ -50,22 +50,22 @@ def main(args: list | None = None) -> None:
         args: arguments; those of the command line by default.
     """
     args = parse_args(args)
-    engine.export_local_rank(args.local_rank)
+    cli.export_local_rank(args.local_rank)
     try:
-        cfg = engine.load_config(
+        cfg = cli.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
         )
-        engine.register_toolbox(cfg)
+        cli.register_toolbox(cfg)
         if args.amp:
-            engine.enable_amp(cfg)
+            cli.enable_amp(cfg)
         if args.auto_scale_lr:
-            engine.enable_auto_scale_lr(cfg)
+            cli.enable_auto_scale_lr(cfg)
         if args.resume is not None:
-            engine.set_resume(cfg, args.resume)
-        engine.check_checkpoint(cfg.get('load_from'))
-        engine.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-        engine.build_runner(cfg).train()
-    except (engine.LaunchError, CheckpointError) as error:
+            cli.set_resume(cfg, args.resume)
+        cli.check_checkpoint(cfg.get('load_from'))
+        cli.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        cli.build_runner(cfg).train()
+    except (cli.LaunchError, CheckpointError) as error:
         sys.exit(f'error: {error}')
 
 

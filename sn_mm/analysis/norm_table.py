@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sn_mm.anatomy.components import component_of, in_order, label
+from sn_mm.anatomy.norms import find_norms, is_plain_norm, num_channels
+from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
 from sn_mm.layers import SyncSN
-from sn_mm.layers.switchable import _SwitchNorm
-from sn_mm.surgery.norms import find_norms, is_plain_norm, num_channels
-
-from .components import component_of, in_order, label
-from .ratios import KINDS, LayerRatios, ratio_layers
+from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
 
@@ -55,7 +55,7 @@ def norm_rows(
         decay: weight decay of each parameter that is optimized.
     """
     norms = find_norms(model)
-    switch = {n: m for n, m in norms.items() if isinstance(m, _SwitchNorm)}
+    switch = {n: m for n, m in norms.items() if isinstance(m, SwitchNorm)}
     ratios = {}
     if switch:
         ratios = {r.name: r for r in ratio_layers(switch)}
@@ -95,7 +95,7 @@ def _some(names, parameters) -> str:
 
 def _kind(module: nn.Module) -> str:
     name = type(module).__name__
-    if isinstance(module, _SwitchNorm) and module.hard_ratios:
+    if isinstance(module, SwitchNorm) and module.hard_ratios:
         name += ', hard'
     if isinstance(module, nn.GroupNorm):
         name += f'({module.num_groups})'
@@ -107,7 +107,7 @@ def _kind(module: nn.Module) -> str:
 def _uses_own_batch(module: nn.Module) -> bool:
     if isinstance(module, SyncSN) or not module.training:
         return False
-    if isinstance(module, _SwitchNorm):
+    if isinstance(module, SwitchNorm):
         return 'bn' in module.statistics and not module.bn_eval
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm
@@ -126,7 +126,7 @@ def table(rows: list[NormRow]) -> str:
         'trainable',
         'decayed',
     ]
-    cells = [head]
+    cells = []
     for row in rows:
         ratios = [_ratio_text(row.ratios, kind) for kind in KINDS]
         channels = '' if row.channels is None else str(row.channels)
@@ -135,12 +135,7 @@ def table(rows: list[NormRow]) -> str:
             + ratios
             + [row.trainable, row.decayed]
         )
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [
-        '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
-        for row in cells
-    ]
-    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+    return text_table(head, cells, rule=True)
 
 
 def _ratio_text(ratios: LayerRatios | None, kind: str) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sn_mm.checkpoints.errors import CheckpointError
+from sn_mm.anatomy.layer_info import LayerInfo, infos_of_state
+from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
+from sn_mm.checkpoints.weights import read_weights
+from sn_mm.utils.errors import CheckpointError
 
 from .history import FILE_NAME, HistoryError, read_history
-from .layer_info import LayerInfo, infos_of_state
-from .ratios import LayerRatios, ratios_of_state
-from .sources import read_weights
 
 _NUMBER = re.compile(r'(epoch|iter)_(\d+)')
 

@@ -4,9 +4,16 @@
 Importing this package registers ``sn://`` and ``bn2sn://`` in mmengine.
 """
 
-from .errors import CheckpointError
+from sn_mm.utils.errors import CheckpointError
+
 from .load import load_pretrained
 from .report import Report
-from .schemes import PretrainedSN
+from .schemes import load_bn, load_sn
 
-__all__ = ['CheckpointError', 'PretrainedSN', 'Report', 'load_pretrained']
+__all__ = [
+    'CheckpointError',
+    'Report',
+    'load_bn',
+    'load_pretrained',
+    'load_sn',
+]

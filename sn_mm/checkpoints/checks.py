@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from torch import nn
 
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.switchable import SwitchNorm
 
 from .layouts import Layout
 from .resnet import DEPTHS, STAGES
@@ -55,7 +55,7 @@ def component(name: str) -> str:
 def _norms(modules: Modules, layout: Layout, name: Name) -> Iterator[str]:
     for layer in _layers(layout, 'mean_weight', name):
         module, where = modules.get(layer), component(layer)
-        if isinstance(module, _SwitchNorm):
+        if isinstance(module, SwitchNorm):
             yield from _norm(module, layout, where)
         elif not _has_switchable(modules, layer):
             yield (
@@ -84,13 +84,13 @@ def _has_switchable(modules: Modules, layer: str) -> bool:
     """Whether the component has SN somewhere, so that others report."""
     head = layer.split('.')[0] if '.' in layer else ''
     return any(
-        isinstance(m, _SwitchNorm)
+        isinstance(m, SwitchNorm)
         for k, m in modules.items()
         if k.startswith(head)
     )
 
 
-def _norm(module: _SwitchNorm, layout: Layout, where: str) -> Iterator[str]:
+def _norm(module: SwitchNorm, layout: Layout, where: str) -> Iterator[str]:
     wanted = layout.norm
     if module.statistics != wanted.statistics or module.ratio_groups != 1:
         yield (

@@ -5,34 +5,25 @@ mmengine reads a checkpoint before it looks at the model. What these schemes
 return therefore holds the state dict under the names that the layout suggests
 (backbones without a prefix, as the toolboxes' own; detectors and segmentors
 whole), for whoever takes it as a plain dict; and where mmengine goes on to
-load it into a model, it fills the model itself, checking as
-:func:`.load_pretrained` does.
+load it into a model (:mod:`sn_mm.patches.filled_models`), it fills the model
+itself, checking as :func:`.load_pretrained` does.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections import OrderedDict
 from typing import Any, Callable
 
 import torch
-from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
-from mmengine.model.weight_init import update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
 from .bn import bn_to_sn
 from .convert import convert, name_of, style_of
-from .errors import CheckpointError
-from .load import Opened, fill, load_pretrained, open_source
+from .load import Opened, fill, open_source
 from .report import Report
 from .sources import BN, SN, Source, about, parse
-
-_LOAD = '_load_checkpoint_to_model'
 
 
 class SchemeCheckpoint(dict):
@@ -130,54 +121,3 @@ def load_bn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
 
 def _fill(source: Source, opened: list[Opened], model: nn.Module) -> Report:
     return fill(model, source, opened)
-
-
-# -- where mmengine knows the model --
-def fill_models() -> None:
-    """Let mmengine's loading of our schemes into models be checked, once.
-
-    mmengine has no hook there. The wrapper takes our own checkpoints aside
-    and passes on all others, untouched. Modules that imported the function
-    by name get it too.
-    """
-    original = getattr(mmengine_checkpoint, _LOAD)
-    if hasattr(original, '_sn_mm_fills'):
-        return
-
-    @functools.wraps(original)
-    def load(model, checkpoint, strict=False, *args, **kwargs):
-        own_fill = getattr(checkpoint, 'fill', None)
-        if own_fill is None:
-            return original(model, checkpoint, strict, *args, **kwargs)
-        report = own_fill(model)
-        if strict and not report.complete:
-            raise CheckpointError(report.summary())
-        return checkpoint
-
-    load._sn_mm_fills = True
-    for module in list(sys.modules.values()):
-        if getattr(module, '__dict__', {}).get(_LOAD) is original:
-            setattr(module, _LOAD, load)
-
-
-fill_models()
-
-
-@WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
-class PretrainedSN(PretrainedInit):
-    """mmengine's ``Pretrained``, with a strict ``prefix`` for our schemes.
-
-    For all other checkpoints mmengine's own does the work.
-    """
-
-    def __call__(self, module: nn.Module) -> None:
-        """Fill ``module``, or with the part of the file called ``prefix``."""
-        if not self.checkpoint.startswith((SN, BN)) or '?to=' in (
-            self.checkpoint
-        ):
-            super().__call__(module)
-            return
-        print_log(f'load model from: {self.checkpoint}', logger='current')
-        load_pretrained(module, self.checkpoint, prefix=self.prefix)
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())

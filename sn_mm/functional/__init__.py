@@ -1,17 +1,17 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Pure functions: passes over memory, mixings, and the oracle."""
+"""What a normalizer is: rules over moments, and one function for all."""
 
-from .mixing import Mixing
-from .normalize import normalize
+from . import statistics
 from .reference import switchable_norm_reference
-from .statistics import STATISTICS, make_statistics
-from .switch import SwitchMixing
+from .rows import normalize_rows
+from .switch import STATISTICS, SwitchRule
+from .switch_numbers import SwitchNumbers
 
 __all__ = [
     'STATISTICS',
-    'Mixing',
-    'SwitchMixing',
-    'make_statistics',
-    'normalize',
+    'SwitchNumbers',
+    'SwitchRule',
+    'normalize_rows',
+    'statistics',
     'switchable_norm_reference',
 ]

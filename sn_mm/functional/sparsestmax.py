@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switch import SwitchMixing
-
 # A point this near to the centre of its face (squared) has no direction.
 _CENTRE = 1e-12
 
@@ -89,7 +87,8 @@ def _push(
     off = torch.where(face & outside, pushed, -torch.inf * torch.ones_like(p))
     projected = sparsemax(torch.where(outside, off, p))
     p = torch.where(inside, torch.where(outside, projected, pushed), p)
-    return p, torch.where(outside, projected > 0, face)
+    # not torch.where: onnxruntime has none of booleans
+    return p, (outside & (projected > 0)) | (~outside & face)
 
 
 def without_entry(ratios: Tensor, index: int) -> Tensor:
@@ -105,17 +104,3 @@ def without_entry(ratios: Tensor, index: int) -> Tensor:
     some = total > 0
     safe = torch.where(some, total, torch.ones_like(total))
     return torch.where(some, rest / safe, share)
-
-
-class RatioMixing(SwitchMixing):
-    """A switch whose parameters are the ratios themselves, not logits."""
-
-    softmax = False
-
-    def ratios(
-        self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
-    ) -> Tensor:
-        return torch.stack(params).to(dtype)
-
-    def logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
-        return d_ratios

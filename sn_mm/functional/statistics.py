@@ -1,169 +1,101 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""The statistics that can be mixed: how each one pools instance moments.
+"""Statistics: whose moments a row can be normalized with.
 
-LN, BN and GN moments come from the instance moments (ICLR paper, Eq. 4), in
-the form that does not cancel: mean(m) and mean(v) + var(m), biased, over the
-rows that a statistic pools.
+Each is a differentiable function of the instance moments m and v (N, C),
+means and biased variances of the rows, and returns a mean and a variance
+that broadcast to (N, C). Moments of larger sets come from those of their rows
+(Luo et al., ICLR 2019, Eq. 4) in the form that does not cancel: mean(m), and
+mean(v) + var(m).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from sn_mm.distributed.gather import pool_moments
 
-class Statistic:
-    """Pools rows (2, N, C) of means and variances; all rows, to begin with.
-
-    Attributes:
-        constant: whether the pooled values do not depend on the rows.
-        small: whether they stay fewer than the rows when expanded.
-        synchronized: whether they are those of several processes.
-    """
-
-    constant = False
-    small = False
-    synchronized = False
-
-    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
-        """Shape of the pooled means, and of the variances."""
-        raise NotImplementedError
-
-    def pool(self, rows: Tensor, size: int) -> Tensor:
-        """Pooled moments, in a compact shape; size is S, positions a row."""
-        raise NotImplementedError
-
-    def complete(self, pooled: Tensor, count: int) -> Tensor:
-        """Pooled moments from those of this process.
-
-        Args:
-            pooled: (2, *pooled_shape).
-            count: positions, N * S, in this process.
-        """
-        return pooled
-
-    def expand(self, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Pooled moments, broadcastable to (2, N, C)."""
-        return pooled
-
-    def sum(self, t: Tensor) -> Tensor:
-        """Sums of t (2, N, C) over what is pooled: the adjoint of expand."""
-        raise NotImplementedError
-
-    def average(
-        self, sums: Tensor, pooled: Tensor, rows: Tensor, size: int
-    ) -> Tensor:
-        """Each row's share in the gradient ``sums`` of the pooled mean."""
-        raise NotImplementedError
+Moments = tuple[Tensor, Tensor]
 
 
-class Instance(Statistic):
-    """IN: every row on its own."""
-
-    def expand(self, pooled: Tensor | None, rows: Tensor) -> Tensor:
-        return rows
+def instance(m: Tensor, v: Tensor) -> Moments:
+    """Every row's own moments (instance normalization), (N, C)."""
+    return m, v
 
 
-class Layer(Statistic):
-    """LN: all rows of a sample. Pooled: (2, N, 1)."""
-
-    small = True
-
-    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
-        return samples, 1
-
-    def pool(self, rows: Tensor, size: int) -> Tensor:
-        return _pooled(rows, 2)
-
-    def sum(self, t: Tensor) -> Tensor:
-        return t.sum(2, keepdim=True)
-
-    def average(self, sums, pooled, rows, size) -> Tensor:
-        return sums / rows.shape[2]
+def layer(m: Tensor, v: Tensor) -> Moments:
+    """Moments of a sample (layer normalization), (N, 1)."""
+    return _pooled(m, v, 1)
 
 
-class Group(Statistic):
-    """GN: a sample's rows in groups of channels. Pooled: (2, N, groups)."""
-
-    def __init__(self, groups: int) -> None:
-        self.groups = groups
-
-    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
-        return samples, self.groups
-
-    def pool(self, rows: Tensor, size: int) -> Tensor:
-        return _pooled(self._split(rows), 3).squeeze(3)
-
-    def expand(self, pooled: Tensor, rows: Tensor) -> Tensor:
-        return pooled.repeat_interleave(rows.shape[2] // self.groups, dim=2)
-
-    def sum(self, t: Tensor) -> Tensor:
-        return self._split(t).sum(3)
-
-    def average(self, sums, pooled, rows, size) -> Tensor:
-        return sums / (rows.shape[2] // self.groups)
-
-    def _split(self, t: Tensor) -> Tensor:
-        return t.reshape(*t.shape[:2], self.groups, t.shape[2] // self.groups)
-
-
-class Batch(Statistic):
-    """BN: a channel's rows in all samples. Pooled: (2, 1, C)."""
-
-    small = True
-
-    def pooled_shape(self, samples: int, channels: int) -> tuple[int, int]:
-        return 1, channels
-
-    def pool(self, rows: Tensor, size: int) -> Tensor:
-        if rows.shape[1] == 0:
-            return rows.new_zeros(2, 1, rows.shape[2])
-        return _pooled(rows, 1)
-
-    def sum(self, t: Tensor) -> Tensor:
-        return t.sum(1, keepdim=True)
-
-    def average(self, sums, pooled, rows, size) -> Tensor:
-        return sums / max(rows.shape[1], 1)
-
-
-class Running(Batch):
-    """BN with given moments (C,) instead of the batch's."""
-
-    constant = True
-
-    def __init__(self, mean: Tensor, var: Tensor) -> None:
-        self.mean, self.var = mean, var
-
-    def pool(self, rows: Tensor, size: int) -> Tensor:
-        return torch.stack([self.mean, self.var]).to(rows.dtype).unsqueeze(1)
-
-
-def _pooled(rows: Tensor, dim: int) -> Tensor:
-    mean = rows.mean(dim, keepdim=True)
-    # Not torch.var, which is slower on the CPU.
-    between = (rows[0] - mean[0]).square().mean(dim - 1, keepdim=True)
-    return torch.stack([mean[0], mean[1] + between])
-
-
-STATISTICS = ('in', 'ln', 'bn', 'gn')
-
-
-def make_statistics(
-    names: Sequence[str], batch: Batch, num_groups: int
-) -> list[Statistic]:
-    """Statistics by name (of :data:`STATISTICS`).
+def group(m: Tensor, v: Tensor, num_groups: int) -> Moments:
+    """Moments of a sample's channels in groups (group normalization).
 
     Args:
-        batch: what 'bn' stands for.
-        num_groups: channel groups of 'gn'.
+        num_groups: a divisor of C; groups are of consecutive channels.
+
+    Returns:
+        Both (N, C), the same within a group.
+
+    Raises:
+        ValueError: if ``num_groups`` does not divide C.
     """
-    known = {
-        'in': Instance(),
-        'ln': Layer(),
-        'bn': batch,
-        'gn': Group(num_groups),
-    }
-    return [known[name] for name in names]
+    channels = m.shape[1]
+    if channels % num_groups:
+        raise ValueError(
+            f'num_groups={num_groups} does not divide the {channels} channels'
+        )
+    width = channels // num_groups
+    grouped = (t.reshape(t.shape[0], num_groups, width) for t in (m, v))
+    mean, var = _pooled(*grouped, 2)
+    return tuple(
+        t.expand(-1, -1, width).reshape(-1, channels) for t in (mean, var)
+    )
+
+
+def batch(
+    m: Tensor,
+    v: Tensor,
+    size: int,
+    process_group: dist.ProcessGroup | None = None,
+) -> Moments:
+    """Moments of a channel over all samples (batch normalization), (1, C).
+
+    Args:
+        size: S, positions of a row. Processes may have different ones.
+        process_group: pool over the samples of all its processes, which may
+            hold different numbers of them, none included; all must call.
+            Default: the samples of this process.
+    """
+    mean, var, _ = batch_and_count(m, v, size, process_group)
+    return mean, var
+
+
+def batch_and_count(
+    m: Tensor,
+    v: Tensor,
+    size: int,
+    process_group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`batch`, and the number of positions in it, if synchronized."""
+    samples = m.shape[0]
+    count = samples * size
+    if isinstance(samples, int) and samples == 0:
+        mean = var = m.sum(0, keepdim=True)  # zeros that keep the gradient
+    else:
+        mean, var = _pooled(m, v, 0)
+    if process_group is None or dist.get_world_size(process_group) == 1:
+        return mean, var, None
+    pooled = pool_moments(torch.cat([mean, var]), count, process_group)
+    return pooled[:1], pooled[1:2], pooled[2, 0]
+
+
+def running(m: Tensor, v: Tensor, mean: Tensor, var: Tensor) -> Moments:
+    """Given moments (C,), such as running statistics, (1, C)."""
+    return mean.to(m.dtype)[None], var.to(v.dtype)[None]
+
+
+def _pooled(m: Tensor, v: Tensor, dim: int) -> Moments:
+    mean = m.mean(dim, keepdim=True)
+    return mean, (v + (m - mean).square()).mean(dim, keepdim=True)

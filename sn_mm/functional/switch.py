@@ -1,10 +1,10 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""The mixing of Switchable Normalization.
+"""The rule of Switchable Normalization.
 
 Luo et al., "Differentiable Learning-to-Normalize via Switchable
-Normalization", ICLR 2019, and "Switchable Normalization for
-Learning-to-Normalize Deep Neural Networks", TPAMI 2019: Eq. 3 to 5 and,
-backward, Eq. 6 to 14.
+Normalization", ICLR 2019 (arXiv 1806.10779), and "Switchable Normalization
+for Learning-to-Normalize Deep Representation", TPAMI 2019 (arXiv 1907.10473):
+Eq. 3 to 5; synchronized, Eq. 15 to 25 of the latter.
 """
 
 from __future__ import annotations
@@ -12,166 +12,156 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from .mixing import Mixing, State
-from .statistics import Instance, Statistic
+from . import statistics as pools
+
+STATISTICS = ('in', 'ln', 'bn', 'gn')
 
 
-class SwitchMixing(Mixing):
+class SwitchRule:
     """Convex mixtures of several normalizers' means and variances.
 
     mu = sum_k softmax(mean_weight)_k mu_k and var = sum_k
-    softmax(var_weight)_k var_k (Eq. 3 and 5).
+    softmax(var_weight)_k var_k; y = weight (x - mu) / sqrt(var + eps) + bias.
 
     Args:
-        statistics: what to mix, in the order of the ratios.
-        unbiased: let the instance variance divide by S - 1; the other
-            moments are then derived from that, as in the public code.
+        statistics: distinct names out of 'in', 'ln', 'bn', 'gn', in the
+            order of the ratios.
+        eps: added to the mixed variance, inside the root.
+        unbiased: the instance variance divides by S - 1, and the others
+            derive from it, as in the public code. Default: by S.
+        num_groups: channel groups of 'gn'.
+        softmax: whether the weights are logits; else they are the ratios.
+        running: mean and variance (C,) that 'bn' takes instead of the
+            batch's.
+        process_group: the batch of 'bn' is that of all its processes.
 
-    Parameters of :meth:`mix` are the ratio logits ``mean_weight`` and
-    ``var_weight``, (K,) or (G, K): one row for each of G channel groups.
-
-    A row of one position (S = 1) has no instance variance: its instance
-    statistic carries no information and is dropped, the other ratios being
-    renormalized.
+    A row of one position has no instance variance: 'in' carries no
+    information there and gets no ratio, the others being renormalized.
     """
 
-    softmax = True  # whether ratios are made of the parameters so
-
     def __init__(
-        self, statistics: Sequence[Statistic], unbiased: bool = False
+        self,
+        statistics: Sequence[str],
+        eps: float = 1e-5,
+        *,
+        unbiased: bool = False,
+        num_groups: int = 32,
+        softmax: bool = True,
+        running: tuple[Tensor, Tensor] | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.statistics = statistics
+        self.statistics = tuple(statistics)
+        self.eps = eps
         self.unbiased = unbiased
-        self.synchronized = any(s.synchronized for s in statistics)
+        self.num_groups = num_groups
+        self.softmax = softmax
+        self.running = running
+        self.process_group = process_group
 
-    # -- forward ---------------------------------------------------------
-    def collect(self, moments: Tensor, size: int) -> State:
-        """The pooled moments of every statistic that pools, in order."""
-        rows = self._spread(moments, size)
-        return tuple(
-            s.pool(rows, size)
-            for s in self.statistics
-            if not isinstance(s, Instance)
+    def __call__(
+        self,
+        m: Tensor,
+        v: Tensor,
+        size: int,
+        mean_weight: Tensor,
+        var_weight: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """See :func:`sn_mm.functional.normalize_rows`.
+
+        Args:
+            m, v: (N, C).
+            mean_weight, var_weight: (K,), or (G, K) for G groups of
+                channels.
+            weight, bias: (C,) or None.
+
+        Returns:
+            centre, scale, bias; and, where 'bn' pools the batch, what
+            :func:`batch_extra` makes of it.
+        """
+        v = v * self.bessel(size)
+        moments, extras = self._pool(m, v, size)
+        mu = sum(
+            r * mean
+            for r, (mean, _) in zip(self.ratios(mean_weight, size, m), moments)
         )
+        var = sum(
+            r * var
+            for r, (_, var) in zip(self.ratios(var_weight, size, m), moments)
+        )
+        scale = (var + self.eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight
+        if bias is None:
+            bias = torch.zeros_like(m[:1])
+        return mu, scale, bias, *extras
 
-    def mix(
-        self, moments: Tensor, size: int, state: State, *params: Tensor
-    ) -> Tensor:
-        """See the base class."""
-        rows = self._spread(moments, size)
-        ratios = _columns(self.ratios(params, size, rows.dtype), rows)
-        terms = [
-            (r, s.expand(pooled, rows), s.small)
-            for r, s, pooled in zip(ratios, self.statistics, self.pools(state))
-        ]
-        # Adding (2, N, 1) to (2, 1, C) first saves a full-sized operation.
-        # (torch.compile of 2.1 breaks the graph at a sort.)
-        terms = [t for t in terms if t[2]] + [t for t in terms if not t[2]]
-        mixed = terms[0][0] * terms[0][1]
-        for r, values, _ in terms[1:]:
-            mixed = torch.addcmul(mixed, r, values)
-        return mixed
+    def ratios(
+        self, weight: Tensor, size: int, m: Tensor
+    ) -> tuple[Tensor, ...]:
+        """K factors that broadcast to m (N, C).
 
-    def pools(self, state: State) -> list[Tensor | None]:
-        """What :meth:`collect` returned, None for what does not pool."""
-        rest = iter(state)
-        return [
-            None if isinstance(s, Instance) else next(rest)
-            for s in self.statistics
-        ]
+        In m's precision: ratios that add up to 1 in float32 only spoil the
+        gradients where means are large.
+        """
+        weight = weight.to(m.dtype)
+        if self.softmax:
+            if self.drops_instance(size):
+                own = [name == 'in' for name in self.statistics]
+                own = torch.tensor(own, device=weight.device)
+                weight = weight.masked_fill(own, float('-inf'))
+            weight = weight.softmax(-1)
+        if weight.dim() == 2:
+            width = m.shape[1] // weight.shape[0]
+            weight = weight.repeat_interleave(width, dim=0)
+        return weight.unbind(-1)
 
-    def _spread(self, moments: Tensor, size: int) -> Tensor:
-        """Moments with the instance variance that was asked for."""
-        factor = self.spread(size)
-        if factor == 1:
-            return moments
-        mean, var = moments.unbind(0)
-        return torch.stack([mean, var * factor])
-
-    def spread(self, size: int) -> float:
+    def bessel(self, size: int) -> float:
         """From the biased instance variance to the one asked for."""
         return size / (size - 1) if self.unbiased and size > 1 else 1.0
 
-    def ratios(
-        self, params: tuple[Tensor, ...], size: int, dtype: torch.dtype
-    ) -> Tensor:
-        """Softmax over the statistics, without 'in' where S = 1.
+    def drops_instance(self, size: int) -> bool:
+        """Whether 'in' carries no information in rows of this size."""
+        several = len(self.statistics) > 1
+        return several and 'in' in self.statistics and size == 1
 
-        (2, K) or (2, G, K), in a dtype like the moments': ratios that add up
-        to 1 in float32 only spoil the gradients where means are large.
-        """
-        logits = torch.stack(params).to(dtype)
-        if size == 1 and len(self.statistics) > 1:
-            for k, s in enumerate(self.statistics):
-                if isinstance(s, Instance):
-                    logits[..., k] = float('-inf')
-        return logits.softmax(-1)
-
-    # -- backward --------------------------------------------------------
-    def logit_grad(self, ratios: Tensor, d_ratios: Tensor) -> Tensor:
-        """Through :meth:`ratios`: the softmax."""
-        return ratios * (d_ratios - (ratios * d_ratios).sum(-1, keepdim=True))
-
-    def backward(
-        self,
-        moments: Tensor,
-        size: int,
-        state: State,
-        params: tuple[Tensor, ...],
-        d_mixed: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """(d_moments, d_mean_weight, d_var_weight): Eq. 6 to 14."""
-        rows = self._spread(moments, size)
-        ratios = self.ratios(params, size, rows.dtype)
-        d_rows = shares = pulls = torch.zeros_like(rows[:, :1, :1])
-        d_ratios = []
-        for r, s, pooled in zip(
-            _columns(ratios, rows), self.statistics, self.pools(state)
-        ):
-            values = s.expand(pooled, rows)
-            d_ratios.append(_ratio_grad(s, values, d_mixed, ratios))
-            if isinstance(s, Instance):
-                d_rows = r * d_mixed
-            elif not s.constant:
-                # Where the ratios are the same for all channels, sum first:
-                # fewer numbers to multiply.
-                sums = (
-                    r * s.sum(d_mixed)
-                    if r.shape[2] == 1
-                    else s.sum(r * d_mixed)
+    def _pool(self, m: Tensor, v: Tensor, size: int) -> tuple[list, tuple]:
+        """Mean and variance of each statistic; what the batch was."""
+        moments, extras = [], ()
+        for name in self.statistics:
+            if name == 'in':
+                moments.append(pools.instance(m, v))
+            elif name == 'ln':
+                moments.append(pools.layer(m, v))
+            elif name == 'gn':
+                moments.append(pools.group(m, v, self.num_groups))
+            elif self.running is not None:
+                moments.append(pools.running(m, v, *self.running))
+            else:
+                mean, var, count = pools.batch_and_count(
+                    m, v, size, self.process_group
                 )
-                share = s.expand(s.average(sums, pooled, rows, size), rows)
-                shares = shares + share
-                pulls = pulls + share[1:] * values[:1]
-        d_rows = (d_rows + shares).expand_as(rows).contiguous()
-        # var_k holds mean((m - mu_k)^2), which pulls on m as well.
-        d_rows[0] += 2 * (rows[0] * shares[1] - pulls[0])
-        d_logits = self.logit_grad(ratios, torch.stack(d_ratios, dim=-1))
-        return (
-            self._spread(d_rows, size),
-            *(d.to(p.dtype) for d, p in zip(d_logits, params)),
-        )
+                moments.append((mean, var))
+                extras = (batch_extra(mean, var, count),)
+        return moments, extras
 
 
-def _columns(ratios: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    """K factors (2, 1, 1) or (2, 1, C) from ratios (2, K) or (2, G, K)."""
-    if ratios.dim() == 2:
-        ratios = ratios.unsqueeze(1)
-    else:
-        repeats = rows.shape[2] // ratios.shape[1]
-        ratios = ratios.repeat_interleave(repeats, dim=1)
-    return ratios.unsqueeze(1).unbind(-1)
+def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:
+    """What a layer moves its running statistics towards, detached.
 
+    Args:
+        mean, var: (1, C).
+        count: () the number of positions, where only it tells whether any
+            process had some.
 
-def _ratio_grad(
-    s: Statistic, values: Tensor, d_mixed: Tensor, ratios: Tensor
-) -> Tensor:
-    """Gradient of one statistic's ratios, (2,) or (2, G)."""
-    if ratios.dim() == 3:
-        products = (d_mixed * values).sum(1)
-        return products.view(2, ratios.shape[1], -1).sum(-1)
-    if values.shape != d_mixed.shape:
-        d_mixed = s.sum(d_mixed)
-    return (d_mixed * values).sum((1, 2))
+    Returns:
+        (2, 1, C), mean and variance; or (3, 1, C), with the count.
+    """
+    rows = [mean, var]
+    if count is not None:
+        rows.append(count.expand_as(mean))
+    return torch.stack(rows).detach()

@@ -149,6 +149,8 @@ def _rows(t: Tensor, like: Tensor | None = None) -> Tensor:
     want one dtype throughout.
     """
     dtype = t.dtype if like is None else like.dtype
+    if t._is_zerotensor():  # some kernels would read what is not there
+        t = t.clone()
     if not t.is_cuda:
         dtype = accumulation_dtype(dtype)
     return t.to(dtype).contiguous().view(t.shape[0] * t.shape[1], -1)
@@ -185,22 +187,15 @@ def _gated(
 def _sums(dy: Tensor, rows: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy * (rows - near)), in near's dtype."""
     one = torch.ones_like(near)
-    dy, rows = (t.view(1, *t.shape, 1) for t in (dy, rows))
+    view, columns = (t.view(1, *t.shape, 1) for t in (dy, rows))
     if rows.is_cuda:
         s0, s1, _, _ = torch.batch_norm_backward_reduce(
-            dy, rows, near, one, None, True, False, False
+            view, columns, near, one, None, True, False, False
         )
-    else:
-        _, s1, s0 = _aten.native_batch_norm_backward(
-            dy,
-            rows,
-            None,
-            None,
-            None,
-            near,
-            one,
-            True,
-            0.0,
-            [False, True, True],
-        )
-    return s0, s1
+        return s0, s1
+    _, s1, _ = _aten.native_batch_norm_backward(
+        *(view, columns, None, None, None, near, one, True, 0.0),
+        [False, True, False],
+    )
+    # batch norm's own sum of dy runs in one float32 variable
+    return dy.sum(1), s1

@@ -1,8 +1,20 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The normalization layers: importing this package registers them."""
 
+from .base import RowNorm
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
-from .sync import SyncSN
+from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
-__all__ = ['SN1d', 'SN2d', 'SN3d', 'SSN', 'SyncSN', 'SyncSSN']
+__all__ = [
+    'RowNorm',
+    'SN1d',
+    'SN2d',
+    'SN3d',
+    'SSN',
+    'SyncSN',
+    'SyncSN1d',
+    'SyncSN3d',
+    'SyncSSN',
+    'Synchronized',
+]

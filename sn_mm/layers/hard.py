@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Hard ratios: one statistic for the mean, one for the variance, for good.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019, Sec. 4.1.4, Table III and Table XI (rows 6 and 7).
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 RATIOS = ('mean_weight', 'var_weight')
 # exp(-1e4) is 0 in every dtype, and the value fits float16. Unlike -inf it
 # survives what moves weights: averaging, decay, differences.
-_NEVER = -1e4
+NEVER = -1e4
 
 
 def hard_logits(weight: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def hard_logits(weight: Tensor) -> Tensor:
         weight: (..., K) logits; of equal ones the first is taken.
     """
     best = weight.argmax(-1, keepdim=True)
-    return torch.full_like(weight, _NEVER).scatter_(-1, best, 0)
+    return torch.full_like(weight, NEVER).scatter_(-1, best, 0)
 
 
 def one_hot(weight: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def one_hot(weight: Tensor) -> Tensor:
 
 
 class HardRatios:
-    """What a layer with fixed one-hot ratios does otherwise; a mixin.
+    """Mixin: what changes when ratios are fixed and one-hot.
 
     The ratios are buffers then, under the names of the parameters: state
     dicts are those of an ordinary layer, but nothing trains, decays or
@@ -48,7 +48,7 @@ class HardRatios:
 
     hard_ratios = False
     # indices of the statistics in use; None while any of them may be
-    _choice: tuple[int, ...] | None = None
+    _choice = None
 
     @torch.no_grad()
     def harden_(self) -> None:
@@ -70,11 +70,11 @@ class HardRatios:
             ratio groups; None unless all ratios are one-hot.
         """
         found = {}
-        for kind, ratios in self.ratios().items():
+        for moment, ratios in self.ratios().items():
             if not bool((ratios.amax(-1) == 1).all()):
                 return None
             best = ratios.argmax(-1).flatten().tolist()
-            found[kind] = tuple(self.statistics[i] for i in best)
+            found[moment] = tuple(self.statistics[i] for i in best)
         return found
 
     def _hard_weight(self, weight: Tensor) -> Tensor:
@@ -93,6 +93,24 @@ class HardRatios:
         for name in RATIOS:
             self._fix_ratio(name, getattr(self, name).detach())
         self.hard_ratios = True
+
+    def choose_(self) -> None:
+        """Choose by loaded ratios, if they are those of a training.
+
+        Ratios that are all equal are a new layer's: whoever saved it had not
+        chosen, and computed with equal shares.
+        """
+        weights = [getattr(self, name) for name in RATIOS]
+        several = weights[0].shape[-1] > 1
+        if several and all(bool((w == w[..., :1]).all()) for w in weights):
+            self._choice = None
+        else:
+            self.harden_()
+
+    def reset_parameters(self) -> None:
+        """As a new layer: no choice made."""
+        self._choice = None
+        super().reset_parameters()
 
     def _used(self, x: Tensor) -> tuple[int, ...]:
         """Indices of the statistics that x needs."""
@@ -116,7 +134,7 @@ class HardRatios:
         )
 
 
-def columns(weight: Tensor, indices: tuple[int, ...]) -> Tensor:
+def pick_ratios(weight: Tensor, indices: tuple[int, ...]) -> Tensor:
     """Some of the ratios (..., K), without an index tensor to move."""
     if len(indices) == weight.shape[-1]:
         return weight

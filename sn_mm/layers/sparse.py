@@ -7,93 +7,128 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from sn_mm.functional.sparsestmax import (
-    RatioMixing,
-    sparsestmax,
-    without_entry,
-)
-from sn_mm.functional.statistics import Batch
+from sn_mm.functional.sparsestmax import sparsestmax, without_entry
 
 from .hard import one_hot
 from .switchable import SN2d
 from .sync import SyncSN
 
-_KINDS = ('mean', 'var')
+_MOMENTS = ('mean', 'var')
 
 
-class _SparseRatios:
-    """SparsestMax in place of softmax; see :class:`SSN`."""
+class SparseRatios:
+    """Mixin: SparsestMax in place of softmax; see :class:`SSN`."""
+
+    initial = dict(
+        mean_weight=1, var_weight=1, mean_fixed=0, var_fixed=0, radius=0
+    )
+    _softmax = False
 
     def __init__(self, num_features: int, *args, **kwargs) -> None:
         super().__init__(num_features, *args, **kwargs)
         flags = self.mean_weight.detach().new_zeros(self.ratio_groups)
-        for kind in _KINDS:
-            self.register_buffer(f'{kind}_fixed', flags.clone())
+        for moment in _MOMENTS:
+            self.register_buffer(f'{moment}_fixed', flags.clone())
         self.register_buffer('radius', flags.new_zeros(1))
-
-    def reset_parameters(self) -> None:
-        """As a new layer: no choice made, radius 0."""
-        super().reset_parameters()
-        for name in ('mean_fixed', 'var_fixed', 'radius'):
-            if hasattr(self, name):  # not yet while the base initializes
-                getattr(self, name).zero_()
 
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose, or tends to: shaped as the weights."""
         with torch.no_grad():
-            return {kind: self._ratio(kind) for kind in _KINDS}
+            return {moment: self._ratio(moment) for moment in _MOMENTS}
+
+    def check_state(self) -> None:
+        """Raise an error that names what does not fit the settings."""
+        super().check_state()
+        groups = self.ratio_groups
+        for name, length in (
+            *((f'{moment}_fixed', groups) for moment in _MOMENTS),
+            ('radius', 1),
+        ):
+            t = getattr(self, name)
+            if t.shape != (length,):
+                raise ValueError(
+                    f'{name} has shape {tuple(t.shape)}, but ratio_groups='
+                    f'{groups} needs {(length,)}: build a new layer'
+                )
 
     def harden_(self) -> None:
         """Fix each moment's largest ratio at 1 and the others at 0."""
         super().harden_()
-        for kind in _KINDS:
-            getattr(self, f'{kind}_fixed').fill_(1)
+        for moment in _MOMENTS:
+            getattr(self, f'{moment}_fixed').fill_(1)
 
     def _hard_weight(self, weight: Tensor) -> Tensor:
         return one_hot(weight)
 
-    def _mixing(self, batch: Batch, names: tuple[str, ...]) -> RatioMixing:
-        made = super()._mixing(batch, names)
-        return RatioMixing(made.statistics, made.unbiased)
+    def _set_ratio(self, moment: str, ratio: Tensor) -> None:
+        weight = getattr(self, f'{moment}_weight')
+        weight.data.copy_(ratio)
+        flag = getattr(self, f'{moment}_fixed')
+        flag.copy_(_is_choice(ratio).view_as(flag))
 
-    def _mixing_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
-        ratios = [self._ratio(kind) for kind in _KINDS]
+    def _ratio_weights(self, x: Tensor) -> tuple[Tensor, ...]:
+        ratios = [self._ratio(moment) for moment in _MOMENTS]
         if self.training:
-            for kind, ratio in zip(_KINDS, ratios):
-                self._fix(kind, ratio.detach())
+            for moment, ratio in zip(_MOMENTS, ratios):
+                self._fix(moment, ratio.detach())
         single = x.numel() == x.shape[0] * x.shape[1]
         if single and 'in' in self.statistics and len(self.statistics) > 1:
             index = self.statistics.index('in')
             ratios = [without_entry(r, index) for r in ratios]
         return tuple(ratios)
 
-    def _ratio(self, kind: str) -> Tensor:
+    def _ratio(self, moment: str) -> Tensor:
+        """The ratios in use, a point of the simplex whatever the weight is.
+
+        A choice is the largest of the weight: optimizers, averages and
+        conversions may move the weight of a choice, but not past another.
+        """
         # Cloned, because _fix writes to the parameter later on.
-        weight = getattr(self, f'{kind}_weight').clone()
-        chosen = self._chosen(kind)
+        weight = getattr(self, f'{moment}_weight').clone()
         return torch.where(
-            chosen, weight.detach(), sparsestmax(weight, self.radius)
+            self._chosen(moment),
+            one_hot(weight.detach()),
+            sparsestmax(weight, self.radius),
         )
 
-    def _chosen(self, kind: str) -> Tensor:
-        """Flag that broadcasts over the ratios (K,) or (G, K)."""
-        flag = getattr(self, f'{kind}_fixed') > 0
+    def _chosen(self, moment: str) -> Tensor:
+        """Flag that broadcasts over the ratios (K,) or (G, K).
+
+        Averages of models average flags too: an average is chosen where most
+        of what went into it was.
+        """
+        flag = getattr(self, f'{moment}_fixed') > 0.5
         return flag.unsqueeze(-1) if self.ratio_groups > 1 else flag
 
     @torch.no_grad()
-    def _fix(self, kind: str, ratio: Tensor) -> None:
+    def _fix(self, moment: str, ratio: Tensor) -> None:
         """Keep a choice once it is made. No branch: that would stall a GPU."""
-        flag = getattr(self, f'{kind}_fixed')
-        one_hot = (ratio.amax(-1) - ratio.amin(-1) >= 1).to(flag)
-        if ratio.shape[-1] == 1:  # a single statistic is no choice
-            one_hot = torch.ones_like(flag)
-        flag.copy_(torch.maximum(flag, one_hot.view_as(flag)))
-        weight = getattr(self, f'{kind}_weight')
-        weight.copy_(torch.where(self._chosen(kind), ratio, weight))
+        flag = getattr(self, f'{moment}_fixed')
+        chosen = _is_choice(ratio).to(flag).view_as(flag)
+        flag.copy_(torch.maximum(flag, chosen))
+        self._settle(moment, ratio)
+
+    @torch.no_grad()
+    def _settle(self, moment: str, ratio: Tensor) -> None:
+        """Make the weight of a choice exactly its ratio."""
+        weight = getattr(self, f'{moment}_weight')
+        weight.copy_(torch.where(self._chosen(moment), ratio, weight))
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        for moment, ratio in self.ratios().items():
+            self._settle(moment, ratio)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def _is_choice(ratio: Tensor) -> Tensor:
+    """Where ratios (..., K) are one-hot; a single statistic is no choice."""
+    if ratio.shape[-1] == 1:
+        return torch.ones_like(ratio[..., 0])
+    return ratio.amax(-1) - ratio.amin(-1) >= 1
 
 
 @MODELS.register_module(name=['SSN', 'SSN2d'])
-class SSN(_SparseRatios, SN2d):
+class SSN(SparseRatios, SN2d):
     """Sparse Switchable Normalization over (N, C, H, W).
 
     "SSN: Learning Sparse Switchable Normalization via SparsestMax", CVPR
@@ -101,7 +136,8 @@ class SSN(_SparseRatios, SN2d):
     ``var_weight`` instead of softmax. ``radius`` grows from 0 to 1 during
     training, and from sqrt((K - 1) / K) on (0.816 for three statistics)
     every layer uses one normalizer alone. A choice once made in training
-    stays: the flag is set, and the weight becomes the one-hot ratio.
+    stays, under any optimizer and in any average: the flag is set, and the
+    weight becomes the one-hot ratio.
 
     Args:
         num_features and others: as for :class:`SN2d`.
@@ -119,7 +155,7 @@ class SSN(_SparseRatios, SN2d):
 
 
 @MODELS.register_module()
-class SyncSSN(_SparseRatios, SyncSN):
+class SyncSSN(SparseRatios, SyncSN):
     """:class:`SSN` whose BN statistics span a process group.
 
     Arguments as for :class:`SyncSN`.

@@ -5,31 +5,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sn_mm.functional import (
-    STATISTICS,
-    SwitchMixing,
-    make_statistics,
-    normalize,
-)
-from sn_mm.functional.running import move
-from sn_mm.functional.statistics import Batch, Running
+from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
+from sn_mm.functional.running import update_running
 
-from .hard import RATIOS as _RATIOS
-from .hard import HardRatios, columns
-
-_AFFINE = ('weight', 'bias')
-_RUNNING = ('running_mean', 'running_var')
+from .arguments import check_divides, check_names
+from .base import RowNorm
+from .hard import NEVER, RATIOS, HardRatios, pick_ratios
 
 
-class _SwitchNorm(HardRatios, _InstanceNorm):
-    r"""Switchable Normalization over (N, C, \*spatial).
+class SwitchNorm(HardRatios, RowNorm):
+    r"""Switchable Normalization over (N, C, \*spatial), of any rank.
 
     .. math::
         y = \gamma \frac{x - \sum_k w_k \mu_k}
@@ -38,10 +29,6 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
     with :math:`w`, :math:`w'` the softmax of ``mean_weight``, ``var_weight``
     and k over ``statistics`` ("Differentiable Learning-to-Normalize via
     Switchable Normalization", ICLR 2019, Eq. 3).
-
-    Derived from torch's ``_InstanceNorm``: the toolboxes then treat it as a
-    norm (weight decay), but never as a batch norm (``norm_eval``, fusion,
-    conversion to SyncBN).
 
     Args:
         num_features: C.
@@ -73,12 +60,15 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             initially 1. Buffers where ``hard_ratios``.
         running_mean, running_var: (C,) buffers. The variance is the one that
             normalizes (BN's of Eq. 4: no n / (n - 1) correction, unlike
-            torch's BatchNorm).
+            torch's BatchNorm). Batches that are not finite do not count.
         num_batches_tracked: int64 scalar buffer.
 
     Raises:
         ValueError, TypeError: for arguments out of range, or of a wrong
-            type, and for input of a wrong rank, channel count or dtype.
+            type; in forward, for input of a wrong rank, channel count or
+            dtype, and for parameters that do not fit the layer's settings.
+        CheckpointError: in loading a state dict that was saved under other
+            settings, and would compute another function.
 
     Shape:
         Input and output: :math:`(N, C, *)`; N may be 0. With a single
@@ -87,7 +77,8 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
     """
 
     _abbr_ = 'sn'
-    _ranks: tuple[int, ...] = ()
+    initial = dict(mean_weight=1, var_weight=1)
+    settings = ('statistics', 'num_groups', 'unbiased', 'eps')
 
     def __init__(
         self,
@@ -105,80 +96,73 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
         device=None,
         dtype=None,
     ) -> None:
-        _check_count('num_features', num_features)
-        statistics = _check_statistics(statistics)
-        if 'gn' in statistics:
-            _check_divides('num_groups', num_groups, num_features)
-        _check_divides('ratio_groups', ratio_groups, num_features)
+        statistics = check_names('statistics', statistics, STATISTICS)
         tracks = track_running_stats and 'bn' in statistics
+        super().__init__(
+            num_features, eps, momentum, affine, tracks, device, dtype
+        )
+        if 'gn' in statistics:
+            check_divides('num_groups', num_groups, num_features)
+        check_divides('ratio_groups', ratio_groups, num_features)
         if bn_eval and not tracks:
             raise ValueError(
                 f'bn_eval=True needs running BN statistics, but statistics='
                 f'{statistics} and track_running_stats={track_running_stats}; '
                 "include 'bn' and track, or leave bn_eval out"
             )
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            tracks,
-            device=device,
-            dtype=dtype,
-        )
         self.statistics = statistics
         self.unbiased = unbiased
         self.bn_eval = bn_eval
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
-        shape = (len(statistics),)
-        if ratio_groups > 1:
-            shape = (ratio_groups, *shape)
-        for name in _RATIOS:
-            self.register_parameter(
-                name,
-                nn.Parameter(torch.ones(shape, device=device, dtype=dtype)),
-            )
+        for name in RATIOS:
+            ones = torch.ones(self._ratio_shape(), device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(ones))
         if hard_ratios:
             self._await_choice()
         self._warned = False
 
-    def reset_parameters(self) -> None:
-        """Affine, ratios and running statistics as in a new layer."""
-        super().reset_parameters()
-        self._choice = None
-        for name in _RATIOS:
-            if hasattr(self, name):  # not yet while the base initializes
-                nn.init.ones_(getattr(self, name))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (N, C, *spatial); same shape, dtype and layout."""
-        if isinstance(x, torch.fx.Proxy) and x.tracer.root is not self:
-            return self._as_node(x)
-        self._check_input_dim(x)
+    def normalize(self, x: Tensor) -> Tensor:
+        """The layer's output for an input that was checked."""
         used = self._used(x)
         names = self.statistics
         if len(used) < len(names):
             names = tuple(names[i] for i in used)
         self._warn_single_position(x, names)
-        batch = self._batch_statistic()
-        if self._is_constant(x, names, batch):
+        running = self._running_moments()
+        if self._is_constant(x, names, running):
             return self._constant(x)
-        mixing = self._mixing(batch, names)
-        y, state = normalize(
-            x,
-            self.weight,
-            self.bias,
+        rule = SwitchRule(
+            names,
             self.eps,
-            mixing,
-            *(columns(p, used) for p in self._mixing_parameters(x)),
+            unbiased=self.unbiased,
+            num_groups=self.num_groups,
+            softmax=self._softmax,
+            running=running,
+            process_group=self._process_group(),
         )
-        tracks = self.track_running_stats and 'bn' in names
-        if self.training and tracks and not batch.constant:
-            for name, pooled in zip(names, mixing.pools(state)):
-                if name == 'bn':
-                    self._track(x, pooled)
+        mean_weight, var_weight = (
+            pick_ratios(w, used) for w in self._ratio_weights(x)
+        )
+        own = self._parameters  # not by attribute, which takes longer
+        result = normalize_rows(
+            x, rule, mean_weight, var_weight, own['weight'], own['bias']
+        )
+        if not isinstance(result, tuple):
+            return result
+        y, batch = result
+        if self.training and self.track_running_stats:
+            self._track(x, batch.detach())
         return y
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether 'bn' is among the statistics."""
+        return 'bn' in self.statistics
+
+    def uses_setting(self, name: str) -> bool:
+        """Whether the output depends on one of ``settings``."""
+        return name != 'num_groups' or 'gn' in self.statistics
 
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose: softmaxed, detached, shaped as the logits."""
@@ -186,6 +170,36 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             'mean': self.mean_weight.detach().softmax(-1),
             'var': self.var_weight.detach().softmax(-1),
         }
+
+    @torch.no_grad()
+    def set_ratios_(self, ratios: Mapping[str, Tensor]) -> None:
+        """Give the layer ratios as :meth:`ratios` returns them.
+
+        Args:
+            ratios: 'mean' and 'var', points of the simplex, (K,) or (G, K).
+        """
+        for moment, ratio in ratios.items():
+            self._set_ratio(moment, ratio)
+
+    def _set_ratio(self, moment: str, ratio: Tensor) -> None:
+        weight = getattr(self, f'{moment}_weight')
+        weight.data.copy_(ratio.log().clamp(min=NEVER))
+
+    def check_state(self) -> None:
+        """Raise an error that names what does not fit the settings."""
+        super().check_state()
+        wanted = self._ratio_shape()
+        for name in RATIOS:
+            t = getattr(self, name)
+            if t.shape != wanted:
+                raise ValueError(
+                    f'{name} has shape {tuple(t.shape)}, but statistics='
+                    f'{self.statistics} and ratio_groups={self.ratio_groups} '
+                    f'need {wanted}: change them together, or build a new '
+                    'layer'
+                )
+        if 'gn' in self.statistics and self.num_features % self.num_groups:
+            check_divides('num_groups', self.num_groups, self.num_features)
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
@@ -207,27 +221,40 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             text += f', num_groups={self.num_groups}'
         return text
 
-    def _as_node(self, x: torch.fx.Proxy) -> torch.fx.Proxy:
-        """One node of an fx graph, as torch's own norms are.
-
-        Fusion passes (mmengine's ``efficient_conv_bn_eval``, torch's
-        ``fuse``) then see a module that is no batch norm.
-        """
-        name = x.tracer.path_of_module(self)
-        return x.tracer.create_proxy('call_module', name, (x,), {})
-
     # -- statistics ------------------------------------------------------
-    def _mixing(self, batch: Batch, names: tuple[str, ...]) -> SwitchMixing:
-        return SwitchMixing(
-            make_statistics(names, batch, self.num_groups), self.unbiased
+    _softmax = True  # whether ratios are the softmax of the weights
+
+    def _ratio_shape(self) -> tuple[int, ...]:
+        shape = (len(self.statistics),)
+        return (self.ratio_groups, *shape) if self.ratio_groups > 1 else shape
+
+    def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean_weight, self.var_weight
+
+    def _process_group(self):
+        """The group whose batch counts as one; None: this process's."""
+        return None
+
+    def _running_moments(self) -> tuple[Tensor, Tensor] | None:
+        """What 'bn' takes in the current mode; None: the batch's moments."""
+        if not self.track_running_stats:
+            return None
+        if self.training and not self.bn_eval:
+            return None
+        return tuple(
+            t.detach() if t.requires_grad else t
+            for t in (self.running_mean, self.running_var)
         )
 
     def _is_constant(
-        self, x: Tensor, names: tuple[str, ...], batch: Batch
+        self,
+        x: Tensor,
+        names: tuple[str, ...],
+        running: tuple[Tensor, Tensor] | None,
     ) -> bool:
         """Whether a hard choice leaves a map that is the same for any x."""
         alone = self._choice is not None and names == ('bn',)
-        return alone and batch.constant and x.dtype == self.running_mean.dtype
+        return alone and running is not None and x.dtype == running[0].dtype
 
     def _constant(self, x: Tensor) -> Tensor:
         """Running statistics alone: x need not be read for moments."""
@@ -240,53 +267,17 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             eps=self.eps,
         )
 
-    def _mixing_parameters(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean_weight, self.var_weight
-
-    def _uses_batch(self) -> bool:
-        """Whether BN's statistics are the batch's, not the running ones."""
-        if not self.track_running_stats:
-            return True
-        return self.training and not self.bn_eval
-
-    def _batch_statistic(self) -> Batch:
-        """BN's statistic in the current mode."""
-        if self._uses_batch():
-            return Batch()
-        return Running(self.running_mean, self.running_var)
-
-    def _track(self, x: Tensor, pooled: Tensor) -> None:
-        """Move the running statistics towards the batch's, pooled."""
-        if pooled.shape[0] == 2 and not x.numel():
-            return  # and no other process has anything, either
-        move(
+    def _track(self, x: Tensor, batch: Tensor) -> None:
+        """Move the running statistics towards the batch's."""
+        if batch.shape[0] == 2 and not x.numel():
+            return  # not synchronized, so nobody else has data
+        update_running(
             self.running_mean,
             self.running_var,
             self.num_batches_tracked,
-            pooled,
+            batch,
             self.momentum,
         )
-
-    # -- input -----------------------------------------------------------
-    def _check_input_dim(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if x.dim() not in self._ranks:
-            raise ValueError(
-                f'{name} expects input of rank '
-                f'{" or ".join(map(str, self._ranks))} (N, C, ...), got '
-                f'shape {tuple(x.shape)}'
-            )
-        if x.shape[1] != self.num_features:
-            raise ValueError(
-                f'{name}(num_features={self.num_features}) got input with '
-                f'{x.shape[1]} channels, shape {tuple(x.shape)}; build the '
-                f'layer with num_features={x.shape[1]}'
-            )
-        if not x.is_floating_point():
-            raise TypeError(
-                f'{name} expects a floating-point input, got '
-                f'{x.dtype}; convert it with .float()'
-            )
 
     def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
         drops = 'in' in names and len(names) > 1
@@ -297,7 +288,7 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             'SN on a map of a single position, which has no instance '
             "variance: the 'in' statistic is left out there. The paper "
             '(TPAMI, Table XI) advises another norm for such layers.',
-            stacklevel=3,
+            stacklevel=4,
         )
 
     # -- checkpoints -----------------------------------------------------
@@ -311,18 +302,9 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
         unexpected_keys,
         error_msgs,
     ) -> None:
-        self._migrate(state_dict, prefix)
-        if local_metadata.get('unbiased', self.unbiased) != self.unbiased:
-            warnings.warn(
-                f'the checkpoint was trained with unbiased='
-                f'{not self.unbiased}, the model has unbiased={self.unbiased}:'
-                f' set unbiased={not self.unbiased} in norm_cfg, or outputs '
-                'differ by percents in the last stages',
-                stacklevel=2,
-            )
-        shape = tuple(self.mean_weight.shape)
-        for name in _RATIOS:
-            value = state_dict.get(prefix + name)
+        shape = self._ratio_shape()
+        given = [state_dict.get(prefix + name) for name in RATIOS]
+        for name, value in zip(RATIOS, given):
             if value is not None and tuple(value.shape) != shape:
                 error_msgs.append(
                     f'{prefix}{name} has shape {tuple(value.shape)}, but this '
@@ -331,9 +313,7 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
                     "in norm_cfg to the checkpoint's (three ratios: "
                     "('in', 'ln', 'bn'), two: ('in', 'ln'))"
                 )
-        # _InstanceNorm's own loader refuses running statistics without
-        # version metadata; here they are plain unexpected keys.
-        super(_InstanceNorm, self)._load_from_state_dict(
+        super()._load_from_state_dict(
             state_dict,
             prefix,
             local_metadata,
@@ -342,100 +322,34 @@ class _SwitchNorm(HardRatios, _InstanceNorm):
             unexpected_keys,
             error_msgs,
         )
-        if self.hard_ratios and self._loads_ratios(state_dict, prefix):
-            self.harden_()
-
-    def _loads_ratios(self, state_dict, prefix: str) -> bool:
-        shape = self.mean_weight.shape
-        return all(
-            prefix + name in state_dict
-            and state_dict[prefix + name].shape == shape
-            for name in _RATIOS
-        )
-
-    def _migrate(self, state_dict, prefix: str) -> None:
-        """Public layout to ours, by evidence: keys and shapes.
-
-        (1, C, 1, 1) affine parameters, (1, C, 1) running statistics, and no
-        num_batches_tracked.
-        """
-        for name in _AFFINE + _RUNNING:
-            value = state_dict.get(prefix + name)
-            if (
-                isinstance(value, Tensor)
-                and value.dim() > 1
-                and value.shape[:1] == (1,)
-                and value.numel() == value.shape[1]
-            ):
-                state_dict[prefix + name] = value.reshape(-1)
-        count = prefix + 'num_batches_tracked'
-        if (
-            self.track_running_stats
-            and count not in state_dict
-            and prefix + 'running_mean' in state_dict
-        ):
-            state_dict[count] = torch.zeros_like(self.num_batches_tracked)
-
-
-@MODELS.register_module()
-class SN1d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(
-        r'(N, C, \*spatial)', '(N, C) or (N, C, L)'
-    )
-    _ranks = (2, 3)
+        fit = all(t is not None and tuple(t.shape) == shape for t in given)
+        if self.hard_ratios and fit:
+            self.choose_()
 
 
 @MODELS.register_module(name=['SN', 'SN2d'])
-class SN2d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(r'(N, C, \*spatial)', '(N, C, H, W)')
-    _ranks = (4,)
+class SN2d(SwitchNorm):
+    """Switchable Normalization of input (N, C, *spatial), of any rank.
+
+    Arguments, attributes and errors: :class:`SwitchNorm`.
+    """
 
 
 @MODELS.register_module()
-class SN3d(_SwitchNorm):
-    __doc__ = _SwitchNorm.__doc__.replace(
-        r'(N, C, \*spatial)', '(N, C, D, H, W)'
-    )
+class SN1d(SwitchNorm):
+    """Switchable Normalization of input (N, C) or (N, C, L) alone.
+
+    Arguments, attributes and errors: :class:`SwitchNorm`.
+    """
+
+    _ranks = (2, 3)
+
+
+@MODELS.register_module()
+class SN3d(SwitchNorm):
+    """Switchable Normalization of input (N, C, D, H, W) alone.
+
+    Arguments, attributes and errors: :class:`SwitchNorm`.
+    """
+
     _ranks = (5,)
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f'{name} must be an int, got {value!r}')
-    if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
-
-
-def _check_divides(name: str, value: int, num_features: int) -> None:
-    _check_count(name, value)
-    if num_features % value:
-        raise ValueError(
-            f'{name}={value} does not divide num_features={num_features}; '
-            f'choose a divisor of {num_features}'
-        )
-
-
-def _check_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
-    allowed = ', '.join(map(repr, STATISTICS))
-    if isinstance(statistics, str) or not isinstance(
-        statistics, (list, tuple)
-    ):
-        raise TypeError(
-            f'statistics must be a tuple or list of names out of '
-            f'{allowed}, got {statistics!r}'
-        )
-    if not statistics:
-        raise ValueError(
-            f'statistics is empty; name at least one of {allowed}'
-        )
-    for name in statistics:
-        if name not in STATISTICS:
-            raise ValueError(
-                f'unknown statistic {name!r} in {statistics!r}; '
-                f'choose from {allowed}'
-            )
-    if len(set(statistics)) != len(statistics):
-        raise ValueError(
-            f'duplicate statistic in {statistics!r}; name each one once'
-        )
-    return tuple(statistics)

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Synchronized Switchable Normalization."""
+"""Synchronized layers: BN statistics over the processes of a group."""
 
 from __future__ import annotations
 
@@ -10,34 +10,24 @@ import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from sn_mm.functional.distributed import SyncBatch
-from sn_mm.functional.groups import Spec, SyncGroup
-from sn_mm.functional.statistics import Batch
+from sn_mm.distributed.groups import Spec, SyncGroup
 
-from .switchable import SN2d
+from .base import RowNorm
+from .script import called_from_script
+from .switchable import SN1d, SN2d, SN3d
 
 
-@MODELS.register_module()
-class SyncSN(SN2d):
-    """SN whose BN statistics span the processes of a group.
-
-    "Switchable Normalization for Learning-to-Normalize Deep Neural
-    Networks", TPAMI 2019, Eq. 15 to 25. One collective in forward, one in
-    backward; none in evaluation, with ``bn_eval``, without 'bn', or where
-    the group has one process or torch.distributed is not initialized: it is
-    then :class:`SN2d`. Processes may hold batches of different sizes and
-    shapes, empty ones included, but all must call the layer, and call
-    backward if one does.
+class Synchronized:
+    """Mixin: a :class:`RowNorm` whose batch is that of several processes.
 
     Args:
-        num_features: C.
         process_group: a torch.distributed group that this process is in.
             Default: a group of all processes, shared by all layers and by
             nothing else.
         sync_group: the group by name, for configs: 'machine' (the processes
             of each machine) or n (groups of n consecutive ranks, n dividing
             the number of processes).
-        others: as for :class:`SN2d`. State dicts are interchangeable.
+        args, kwargs: the layer's own.
 
     Raises:
         ValueError, TypeError: for both or an unknown group; in forward, for
@@ -45,15 +35,22 @@ class SyncSN(SN2d):
             number of processes.
     """
 
+    is_synchronized = True
+    # torch.jit.script would compile properties
+    __jit_unused_properties__ = [
+        'process_group',
+        'sync_group',
+        'uses_batch_statistics',
+    ]
+
     def __init__(
         self,
-        num_features: int,
         *args,
         process_group: dist.ProcessGroup | None = None,
         sync_group: Spec = None,
         **kwargs,
     ) -> None:
-        super().__init__(num_features, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self._group = SyncGroup(process_group, sync_group)
 
     @property
@@ -76,11 +73,12 @@ class SyncSN(SN2d):
 
     # No super() in what torch.compile sees: 2.1 cannot compile it after a
     # graph break.
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (N, C, H, W); same shape, dtype and layout."""
-        if self._active_group() is None:
-            return SN2d.forward(self, x)
-        return _uncompiled_forward()(self, x)
+    @called_from_script
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize input (N, C, *spatial); same shape, dtype, layout."""
+        if self._process_group() is None:
+            return RowNorm.forward(self, input)
+        return _uncompiled_forward()(self, input)
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
@@ -91,26 +89,48 @@ class SyncSN(SN2d):
                 text += f', {name}={value!r}'
         return text
 
-    def _active_group(self) -> dist.ProcessGroup | None:
+    def _process_group(self) -> dist.ProcessGroup | None:
         """The group to synchronize with in the current mode, if any."""
-        if self.training and self._uses_batch() and 'bn' in self.statistics:
+        takes_batch = self.training and not self.bn_eval
+        if takes_batch and self.uses_batch_statistics:
             return self._group.resolve()
         return None
-
-    def _batch_statistic(self) -> Batch:
-        group = self._active_group()
-        if group is None:
-            return SN2d._batch_statistic(self)
-        return SyncBatch(group)
 
 
 @functools.cache
 def _uncompiled_forward() -> Callable:
-    """SN's forward, which torch.compile then leaves alone.
+    """The layer's forward, which torch.compile then leaves alone.
 
     Compilers cannot differentiate through a collective. Made late, since
     torch._dynamo takes seconds to import; DDP imports it anyway.
     """
     import torch._dynamo
 
-    return torch._dynamo.disable(SN2d.forward)
+    return torch._dynamo.disable(RowNorm.forward)
+
+
+@MODELS.register_module(name=['SyncSN', 'SyncSN2d'])
+class SyncSN(Synchronized, SN2d):
+    """SN of any rank whose BN statistics span the processes of a group.
+
+    "Switchable Normalization for Learning-to-Normalize Deep Representation",
+    TPAMI 2019, Eq. 15 to 25. One collective in forward, one in backward; none
+    in evaluation, with ``bn_eval``, without 'bn', or where the group has one
+    process or torch.distributed is not initialized: it is then
+    :class:`SN2d`. Processes may hold batches of different sizes and shapes,
+    empty ones included, but all must call the layer, and call backward if one
+    does. State dicts are interchangeable with SN's.
+
+    Arguments, attributes and errors: :class:`Synchronized` and
+    :class:`SN2d`.
+    """
+
+
+@MODELS.register_module()
+class SyncSN1d(Synchronized, SN1d):
+    """:class:`SyncSN` of input (N, C) or (N, C, L) alone."""
+
+
+@MODELS.register_module()
+class SyncSN3d(Synchronized, SN3d):
+    """:class:`SyncSN` of input (N, C, D, H, W) alone."""

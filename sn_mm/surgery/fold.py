@@ -14,18 +14,18 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from sn_mm.analysis.components import component_of
-from sn_mm.analysis.example import ExampleError
-from sn_mm.analysis.trace import NormTrace, trace_norms
+from sn_mm.anatomy.components import component_of
+from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.norms import find_norms, is_plain_norm
+from sn_mm.anatomy.trace import NormTrace, trace_norms
 from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.affine import ChannelAffine
-from sn_mm.layers.hard import RATIOS, columns
-from sn_mm.layers.switchable import _SwitchNorm
+from sn_mm.layers.hard import RATIOS, pick_ratios
+from sn_mm.layers.switchable import SwitchNorm
 
+from .channel_affine import ChannelAffine
 from .convert_norm import _HOOKS, _replace
 from .fold_conv import fold_into, foldable
 from .fold_report import FoldedLayer, FoldReport
-from .norms import find_norms, is_plain_norm
 
 # A smaller map in the example may be a single position on a small image, and
 # there an instance norm is another thing than SN.
@@ -70,7 +70,7 @@ def fold_with_report(
     layers = {
         name: m
         for name, m in find_norms(model).items()
-        if isinstance(m, _SwitchNorm)
+        if isinstance(m, SwitchNorm)
     }
     _check_hard(model, layers)
     try:
@@ -218,7 +218,7 @@ def _reduced(layer: nn.Module, used: set[str]) -> nn.Module:
     ).to(layer.mean_weight.device, layer.mean_weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias
     for name, ratios in zip(RATIOS, layer.ratios().values()):
-        getattr(new, name).copy_(columns(ratios, indices))
+        getattr(new, name).copy_(pick_ratios(ratios, indices))
     if new.track_running_stats:
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):
             setattr(new, name, getattr(layer, name))

@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Soft ratios to hard ones, in models and in state dicts.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019, Sec. 4.1.4 ("hard ratios") and Table III.
 """
 
@@ -14,11 +14,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from sn_mm.analysis.ratios import LayerRatios, ratio_layers, ratios_of_state
+from sn_mm.anatomy.norms import Rules, find_norms
+from sn_mm.anatomy.ratios import LayerRatios, ratio_layers, ratios_of_state
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
-from sn_mm.layers.switchable import _SwitchNorm
-
-from .norms import Rules, find_norms
+from sn_mm.layers.switchable import SwitchNorm
 
 
 def harden(
@@ -57,7 +56,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if isinstance(m, _SwitchNorm)
+        if isinstance(m, SwitchNorm)
     }
     if not layers:
         raise ValueError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from sn_mm.analysis.components import label
+from sn_mm.anatomy.components import label
 
 from . import style
 

@@ -1,0 +1,47 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What tools/train.py and tools/test.py are made of.
+
+From a command line to a Runner, in both toolboxes: arguments, configs, checks
+of what a config needs, and the switches of training and testing. Nothing here
+is imported by ``import sn_mm``.
+"""
+
+from .arguments import (
+    add_common_arguments,
+    add_config_argument,
+    export_local_rank,
+)
+from .checks import check_checkpoint, check_data
+from .configs import build_runner, load_config, register_toolbox
+from .errors import LaunchError
+from .quiet import (
+    log_warnings_alone,
+    without_packaging_warnings,
+    without_prints,
+)
+from .testing import draw_predictions, dump_predictions, enable_tta
+from .training import enable_amp, enable_auto_scale_lr, set_resume
+from .weights import load_weights, put_weights
+
+__all__ = [
+    'LaunchError',
+    'add_common_arguments',
+    'add_config_argument',
+    'build_runner',
+    'check_checkpoint',
+    'check_data',
+    'draw_predictions',
+    'dump_predictions',
+    'enable_amp',
+    'enable_auto_scale_lr',
+    'enable_tta',
+    'export_local_rank',
+    'load_config',
+    'load_weights',
+    'log_warnings_alone',
+    'put_weights',
+    'register_toolbox',
+    'set_resume',
+    'without_packaging_warnings',
+    'without_prints',
+]

@@ -1,0 +1,93 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""The autograd function's twin in plain operations.
+
+For whoever follows operations one by one: compilers, exporters, transforms of
+functions, forward-mode and second derivatives, tensors without data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from sn_mm.kernels.layout import accumulation_dtype, spatial_size, widen
+
+from .numbers import checked_results
+
+_compiler = getattr(torch, 'compiler', None)  # from torch 2.1 on
+_is_compiling = getattr(_compiler, 'is_compiling', None) or (
+    lambda: torch._dynamo.is_compiling()
+)
+_is_exporting = getattr(_compiler, 'is_exporting', lambda: False)
+# the transforms of torch.func that are active, innermost last, or None
+_transforms = torch._C._functorch.peek_interpreter_stack
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether somebody follows the operations on x, not just their result."""
+    return (
+        is_recorded()
+        or _transforms() is not None
+        or forward_ad._current_level >= 0
+        or x.is_meta
+        or not (type(x) is Tensor or type(x.detach()) is Tensor)
+    )
+
+
+def is_recorded() -> bool:
+    """Whether a compiler or an exporter records operations."""
+    return _is_compiling() or torch.jit.is_tracing()
+
+
+def leaves_torch() -> bool:
+    """Whether what is recorded goes to a file, for other runtimes to read."""
+    return _is_exporting() or torch.jit.is_tracing()
+
+
+def normalize_rows_traced(
+    x: Tensor, rule, params, relu: bool = False
+) -> tuple[Tensor, ...]:
+    """(y, *extras), as :func:`sn_mm.functional.normalize_rows`."""
+    ones = (1,) * (x.dim() - 2)
+    compiled, exported = is_recorded(), leaves_torch()
+    wide = accumulation_dtype(x.dtype)
+    m = x.flatten(2).mean(-1, dtype=wide) if ones else x.to(wide)
+    # Written for what torch.compile makes of its gradient: that through what
+    # v is centred on is 0, but costs a sweep. Second derivatives need it.
+    near = m.detach() if compiled else m
+    centred = x - near.view(*near.shape, *ones)
+    v = centred.square()
+    if ones:
+        v = v.flatten(2).mean(-1)
+    rows = (m, v) if exported else (widen(m), widen(v))
+    results = rule(*rows, spatial_size(x), *params)
+    if not compiled:
+        results = checked_results(rule, results, rows[0])
+    centre, scale, bias, *extras = results
+    if compiled:
+        # From x itself, and not centred: the partitioner keeps what is
+        # computed from a value that a reduction also needed, and inductor
+        # stores what has more than four inputs.
+        shift, values = bias - centre * scale, x
+    else:
+        shift, values = bias - (centre - rows[0]) * scale, centred
+    scale, shift = (
+        _over_positions(t.to(wide), ones, compiled and not exported)
+        for t in (scale, shift)
+    )
+    y = values * scale + shift
+    return (torch.relu(y) if relu else y).to(x.dtype), *extras
+
+
+def _over_positions(t: Tensor, ones: tuple[int, ...], store: bool) -> Tensor:
+    """Numbers of rows, shaped to broadcast over positions.
+
+    Args:
+        store: force inductor to store them instead of recomputing them for
+            each element.
+    """
+    t = t.reshape((1,) * (2 - t.dim()) + tuple(t.shape))
+    if store:
+        t = torch.as_strided(t, t.shape, t.stride())
+    return t.reshape(*t.shape, *ones)

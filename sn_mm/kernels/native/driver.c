@@ -1,0 +1,81 @@
+/* Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+ *
+ * The two sweeps of a pass in one call, with whatever makes the second one's
+ * factors of the first one's results in between. On small inputs the calls
+ * cost more than the sweeps.
+ *
+ * The sweeps of one dtype come as pointers (sweeps.c), and so do the numbers:
+ * nothing here knows a normalizer. Factors and sums are of no interest to
+ * anybody else, and stay in `scratch`.
+ */
+#include <stdint.h>
+
+typedef void moments_sweep(const void *, int64_t, int64_t, int64_t, int64_t,
+                           double *, int64_t);
+typedef void affine_sweep(const void *, int64_t, int64_t, int64_t, int64_t,
+                          const float *, const float *, const float *, int64_t,
+                          void *, int64_t);
+typedef void products_sweep(const void *, const void *, int64_t, int64_t,
+                            int64_t, int64_t, const float *, const float *,
+                            const float *, double *, int64_t);
+typedef void remeasure_sweep(const void *, const void *, int64_t, int64_t,
+                             int64_t, int64_t, double *, double *, int64_t);
+typedef void combine_sweep(const void *, const void *, int64_t, int64_t,
+                           int64_t, int64_t, const float *, const float *,
+                           const float *, const float *, const float *,
+                           const float *, void *, int64_t);
+
+typedef struct {
+  moments_sweep *moments;
+  affine_sweep *affine;
+  products_sweep *products;
+  remeasure_sweep *remeasure;
+  combine_sweep *combine;
+} sweeps;
+
+/* From moments (2, N, C) to near, scale and shift (3, N, C). */
+typedef void forward_numbers(void *of, const double *moments, float *factors);
+/* From moments and sums (2, N, C) to scale, slope and shift (3, N, C). */
+typedef void backward_numbers(void *of, const double *moments,
+                              const double *sums, float *factors);
+
+/* y, and the moments of x if somebody wants them. Scratch: 2 doubles and 3
+ * floats for each row. */
+void driver_forward(const sweeps *use, const void *x, int64_t samples,
+                    int64_t channels, int64_t size, int64_t last,
+                    double *moments, forward_numbers *numbers, void *of,
+                    void *y, double *scratch, int64_t threads) {
+  const int64_t rows = samples * channels;
+  float *factors = (float *)(scratch + 2 * rows);
+  if (!moments) moments = scratch;
+  use->moments(x, samples, channels, size, last, moments, threads);
+  numbers(of, moments, factors);
+  use->affine(x, samples, channels, size, last, factors, factors + rows,
+              factors + 2 * rows, 0, y, threads);
+}
+
+/* dx, if it is wanted, and whatever else the numbers give. Without moments
+ * they are measured again. Scratch: 4 doubles and 4 floats for each row. */
+void driver_backward(const sweeps *use, const void *dy, const void *x,
+                     int64_t samples, int64_t channels, int64_t size,
+                     int64_t last, const double *moments,
+                     backward_numbers *numbers, void *of, void *dx,
+                     double *scratch, int64_t threads) {
+  const int64_t rows = samples * channels;
+  double *sums = scratch + 2 * rows;
+  float *near = (float *)(scratch + 4 * rows), *factors = near + rows;
+  const int measured = moments != 0;
+  if (!measured) {
+    use->remeasure(dy, x, samples, channels, size, last, scratch, sums,
+                   threads);
+    moments = scratch;
+  }
+  for (int64_t r = 0; r < rows; r++) near[r] = moments[r];
+  if (measured)
+    use->products(dy, x, samples, channels, size, last, near, 0, 0, sums,
+                  threads);
+  numbers(of, moments, sums, factors);
+  if (dx)
+    use->combine(dy, x, samples, channels, size, last, factors, near,
+                 factors + rows, factors + 2 * rows, 0, 0, dx, threads);
+}

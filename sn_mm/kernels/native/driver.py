@@ -1,0 +1,102 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Both sweeps of a pass in one call of C (driver.c).
+
+What lies between them is a C function too, given by its address; nothing
+here knows a normalizer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .library import Library
+from .sweeps import Rows, thread_count
+from .tensors import doubles, scratch
+
+_P, _I = ctypes.c_void_p, ctypes.c_int64
+_SHAPE = (_I, _I, _I, _I)
+_library = Library(
+    Path(__file__).with_name('driver.c'),
+    {
+        'driver_forward': (_P, _P, *_SHAPE, _P, _P, _P, _P, _P, _I),
+        'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _I),
+    },
+    ('-O2',),
+)
+_SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine')
+
+
+def why_not() -> str | None:
+    """Why there is no driver; None where there is."""
+    return _library.why_not()
+
+
+def forward(
+    rows: Rows, numbers: int, of: ctypes.Structure, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and the moments (2, N, C) of x, float64, with ``keep``.
+
+    Args:
+        rows: x as C reads it.
+        numbers: address of a ``forward_numbers`` of driver.c.
+        of: its first argument.
+    """
+    y = torch.empty_like(rows.data)
+    moments = doubles(2, rows.samples, rows.channels) if keep else None
+    _library.get().driver_forward(
+        _sweeps(rows.library),
+        *rows.x,
+        None if moments is None else moments.data_ptr(),
+        numbers,
+        ctypes.addressof(of),
+        y.data_ptr(),
+        scratch('rows', 4 * rows.samples * rows.channels),
+        thread_count(),
+    )
+    return y, moments
+
+
+def backward(
+    rows: Rows,
+    moments: Tensor | None,
+    numbers: int,
+    of: ctypes.Structure,
+    wanted: bool,
+) -> Tensor | None:
+    """The gradient of x, if it is wanted.
+
+    Args:
+        rows: dy and x as C reads them.
+        moments: what :func:`forward` kept of x.
+        numbers: address of a ``backward_numbers`` of driver.c.
+        of: its first argument.
+    """
+    dx = torch.empty_like(rows.data) if wanted else None
+    _library.get().driver_backward(
+        _sweeps(rows.library),
+        rows.dy,
+        *rows.x,
+        None if moments is None else moments.data_ptr(),
+        numbers,
+        ctypes.addressof(of),
+        None if dx is None else dx.data_ptr(),
+        scratch('rows', 6 * rows.samples * rows.channels),
+        thread_count(),
+    )
+    return dx
+
+
+@functools.cache
+def _sweeps(library: ctypes.CDLL) -> ctypes.Array:
+    """The addresses of a dtype's sweeps: ``sweeps`` of driver.c."""
+    return (_P * len(_SWEEPS))(
+        *(
+            ctypes.cast(getattr(library, f'sweeps_{name}'), _P).value
+            for name in _SWEEPS
+        )
+    )

@@ -1,0 +1,55 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Every change to torch, numpy and mmengine that sn_mm makes.
+
+Each has a module, which says what is changed, in which versions, and why it
+cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
+
+- :mod:`.local_checkpoints`: mmengine's reader of local files, where torch is
+  2.6 or later and mmengine lacks its own fix.
+- :mod:`.onedl_packages`: mmengine's table of distributions, where toolboxes
+  of onedl are installed.
+- :mod:`.numpy_in1d`: ``numpy.in1d``, where numpy is 2.4 or later and
+  cityscapesscripts is installed.
+- :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
+- :mod:`.filled_models`: mmengine's copying of state dicts into models.
+- :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.radius_watch`: the hooks of mmengine's Runner.
+- :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
+
+Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
+configs, and :mod:`.cpu_processes`, while a Runner is built.
+"""
+
+import sn_mm_ops
+
+from .filled_models import fill_models
+from .local_checkpoints import register_local_loader
+from .numpy_in1d import restore_in1d
+from .onedl_packages import name_onedl_packages
+from .pretrained_init import register_pretrained
+from .radius_watch import watch_radius
+from .sync_bn import watch_sync_bn
+
+
+def apply() -> None:
+    """Make the changes that hold for the whole process, each of them once."""
+    sn_mm_ops.serve()
+    register_local_loader()
+    name_onedl_packages()
+    restore_in1d()
+    watch_sync_bn()
+    fill_models()
+    register_pretrained()
+    watch_radius()
+
+
+__all__ = [
+    'apply',
+    'fill_models',
+    'name_onedl_packages',
+    'register_local_loader',
+    'register_pretrained',
+    'restore_in1d',
+    'watch_radius',
+    'watch_sync_bn',
+]

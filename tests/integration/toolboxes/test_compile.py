@@ -1,0 +1,94 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""torch.compile of models with SN."""
+
+import pytest
+import torch
+from torch import nn
+
+from sn_mm import SN1d, SN2d, SN3d, SyncSN
+from tests.builders import flatten, randomize_norms, resnet
+from tests.utils import assert_close, needs_compile, randomize, run
+
+pytestmark = needs_compile
+LAYERS = {
+    'SN1d': (SN1d, (6, 8, 9)),
+    'SN2d': (SN2d, (2, 8, 9, 7)),
+    'SN3d': (SN3d, (2, 8, 3, 4, 5)),
+    'SyncSN': (SyncSN, (2, 8, 9, 7)),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """As one graph, or an error; the graph is run as it is."""
+    return torch.compile(module, backend='aot_eager', fullgraph=True)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', LAYERS)
+def test_layers_break_no_graph(name, training):
+    cls, shape = LAYERS[name]
+    layers = [randomize(cls(shape[1])).train(training) for _ in range(2)]
+    gen = torch.Generator().manual_seed(0)
+    for _ in range(2):  # the second time from the cache
+        x, dy = (torch.randn(shape, generator=gen) for _ in range(2))
+        got = run(Bound(layers[0], compiled(layers[0])), x, dy)
+        assert_close(got, run(layers[1], x, dy), 2e-5)
+    for a, b in zip(*(layer.buffers() for layer in layers)):
+        torch.testing.assert_close(a, b)
+
+
+class Bound:
+    """A compiled layer with the parameter names of the layer itself."""
+
+    def __init__(self, layer, call):
+        self.named_parameters, self.call = layer.named_parameters, call
+
+    def __call__(self, x):
+        return self.call(x)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_backbone_is_one_graph_of_any_size(training):
+    model = randomize_norms(resnet())
+    model.train(training)
+    fast = torch.compile(model, backend='aot_eager', fullgraph=True)
+    for size in ((40, 56), (64, 32), (72, 88)):
+        x = torch.randn(2, 3, *size)
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        with torch.no_grad():
+            want = list(flatten(model(x)))
+            model.load_state_dict(state)
+            got = list(flatten(fast(x)))
+        for a, b in zip(got, want):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_inductor():
+    """Machine code of the default backend, once, on a small layer."""
+    layer = randomize(SN2d(4))
+    reference = randomize(SN2d(4))
+    gen = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(2, 4, 6, 5, generator=gen) for _ in range(2))
+    fast = torch.compile(layer, fullgraph=True)
+    got = run(Bound(layer, fast), x, dy)
+    assert_close(got, run(reference, x, dy), 2e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_an_activation_that_follows_keeps_nothing_more(dtype):
+    """Of the input's size, x alone waits for the backward."""
+    layer = nn.Sequential(SN2d(8), nn.SiLU())
+    x = torch.randn(2, 8, 40, 56).to(dtype).requires_grad_()
+    fast = torch.compile(
+        layer, backend='aot_eager_decomp_partition', fullgraph=True
+    )
+    y = fast(x)
+    kept = y.grad_fn.saved_tensors
+    large = [t for t in kept if t.numel() >= x.numel()]
+    assert [t.dtype for t in large] == [dtype]
+    torch.testing.assert_close(large[0], x)

@@ -1,0 +1,336 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""print_norms, harden, fold and plot_ratios on configs and checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+from sn_mm import cli
+from sn_mm.analysis.history import HistoryWriter, Record
+from sn_mm.anatomy.layer_info import infos_of_model
+from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
+from tests.builders import (
+    build,
+    randomize_norms,
+    switch_norms,
+)
+from tests.paths import ROOT
+from tests.utils import relative_error
+
+DEMO = ROOT / 'configs/demo'
+HARD = ROOT / 'configs/hard'
+FASTER = str(DEMO / 'faster-rcnn_r18_fpn_sn-all_demo.py')
+FASTER_HARD = str(HARD / 'faster-rcnn_r18_fpn_sn-all-hard_demo.py')
+PSPNET = str(DEMO / 'pspnet_r18-d8_sn-all_demo-160x192.py')
+PSPNET_HARD = str(HARD / 'pspnet_r18-d8_sn-all-hard_demo-160x192.py')
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """The tools turn warnings and the log down, for their process."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+    logger.setLevel(level)
+
+
+def tool(name: str):
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / 'tools' / f'{name}.py'
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def made(config: str, seed: int = 0):
+    cfg = cli.load_config(config)
+    scope = cli.register_toolbox(cfg)
+    model = randomize_norms(build(scope, cfg.model))
+    for number, layer in enumerate(switch_norms(model).values()):
+        rng = np.random.default_rng([seed, number])
+        with torch.no_grad():
+            for weight in (layer.mean_weight, layer.var_weight):
+                weight.copy_(torch.from_numpy(rng.normal(size=3)))
+    return model
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """Three snapshots of the demo's Faster R-CNN, and one of its PSPNet."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    for number in (1, 2, 3):
+        state = made(FASTER, number).state_dict()
+        content = dict(meta=dict(iter=100 * number), state_dict=state)
+        torch.save(content, folder / f'iter_{100 * number}.pth')
+    content = dict(meta={}, state_dict=made(PSPNET).state_dict(), optimizer={})
+    torch.save(content, folder / 'pspnet.pth')
+    return folder
+
+
+# -- print_norms ---------------------------------------------------------
+def test_table_of_a_detector(capsys, tmp_path):
+    assert tool('print_norms')([FASTER, '--json', str(tmp_path / 'j')]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r'^neck\.fpn_convs\.0\.sn +FPN / neck +SN2d +64', out, re.M
+    )
+    assert 'in 0.33 ln 0.33 bn 0.33  yes        no' in out
+    assert 'backbone: 20 x SN2d\n' in out
+    assert 'images per GPU: 2' in out and 'warning' not in out
+    content = json.loads((tmp_path / 'j').read_text())
+    assert len(content['layers']) == 32 and not content['warnings']
+    assert content['layers'][0]['trainable'] == 'yes'
+
+
+def test_decay_and_frozen_stages(capsys):
+    assert (
+        tool('print_norms')(
+            [
+                FASTER,
+                '--cfg-options',
+                'optim_wrapper.paramwise_cfg.norm_decay_mult=1',
+                'model.backbone.frozen_stages=1',
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    line = next(x for x in out.splitlines() if x.startswith('backbone.sn1'))
+    assert line.split()[-2:] == ['no', 'no']
+    # bias_decay_mult=0 of the config does not reach norms
+    line = next(x for x in out.splitlines() if x.startswith('neck.fpn'))
+    assert line.split()[-2:] == ['yes', 'yes']
+    assert 'backbone: 20 x SN2d; 5 frozen' in out
+
+
+def test_advice(capsys, checkpoints):
+    start = 'model.pretrained=resnet50_sn_8xb32.pth'
+    assert tool('print_norms')([PSPNET, '--cfg-options', start]) == 0
+    out = capsys.readouterr().out
+    assert 'single position: decode_head.psp_modules.0.1.sn. IN and' in out
+    assert 'resnet50_sn_8xb32.pth was trained with 32 images per GPU' in out
+    assert 'BN ratios' not in out  # untrained ones say nothing
+    args = [FASTER, '--checkpoint', str(checkpoints / 'iter_100.pth')]
+    assert tool('print_norms')(args) == 0
+    assert 'BN ratios above 0.3 at 2 image(s)' in capsys.readouterr().out
+    more = ['--cfg-options', 'train_dataloader.batch_size=8']
+    assert tool('print_norms')(args + more) == 0
+    assert 'BN ratios above' not in capsys.readouterr().out
+
+
+def test_print_norms_of_what_cannot_be(capsys, checkpoints):
+    assert tool('print_norms')(['no.py']) == 1
+    assert 'error: config no.py not found' in capsys.readouterr().err
+    wrong = [FASTER, '--checkpoint', str(checkpoints / 'pspnet.pth')]
+    assert tool('print_norms')(wrong) == 1
+    assert 'does not fit the model of the' in capsys.readouterr().err
+
+
+# -- harden --------------------------------------------------------------
+@pytest.mark.parametrize(
+    'name, config, hard',
+    [
+        ('iter_100', FASTER, FASTER_HARD),
+        ('pspnet', PSPNET, PSPNET_HARD),
+    ],
+)
+def test_hardened_checkpoints_start_both_configs(
+    name, config, hard, checkpoints, tmp_path, capsys
+):
+    source, out = checkpoints / f'{name}.pth', tmp_path / 'hard.pth'
+    before = source.read_bytes()
+    assert tool('harden')([str(source), str(out)]) == 0
+    assert source.read_bytes() == before
+    assert 'layer(s), mean/var:' in capsys.readouterr().out
+    state = torch.load(out, weights_only=True)['state_dict']
+    assert all(r.is_hard() for r in ratios_of_state(state))
+    outputs = []
+    for path in (config, hard):
+        cfg = cli.load_config(path)
+        model = build(cli.register_toolbox(cfg), cfg.model)
+        cli.load_weights(model, str(out))
+        is_hard = path == hard
+        names = [n for n, _ in model.named_parameters()]
+        assert is_hard is not any('mean_weight' in n for n in names)
+        model.eval()
+        with torch.no_grad():
+            x = torch.rand(1, 3, 64, 96, generator=torch.manual_seed(0))
+            outputs.append(model.extract_feat(x))
+    for got, want in zip(*outputs):
+        assert relative_error(got, want) < 1e-5
+
+
+def test_harden_without_writing(checkpoints, capsys):
+    source = str(checkpoints / 'iter_100.pth')
+    assert tool('harden')([source, '--dry-run']) == 0
+    out = capsys.readouterr().out
+    assert re.search(r'backbone\.sn1 +(in|ln|bn) \(0\.\d\d\)', out)
+
+
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (dict(state_dict=dict(x=torch.ones(1))), 'no SN layer'),
+        (dict(state_dict=dict()), 'holds no weights'),
+        ([1], 'holds a list'),
+        (None, 'not found'),
+    ],
+)
+def test_what_cannot_be_hardened(content, words, tmp_path, capsys):
+    source = tmp_path / 'a.pth'
+    if content is not None:
+        torch.save(content, source)
+    assert tool('harden')([str(source), str(tmp_path / 'b.pth')]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / 'b.pth').exists()
+
+
+def test_harden_does_not_overwrite(checkpoints, capsys):
+    source = str(checkpoints / 'iter_100.pth')
+    assert tool('harden')([source, source]) == 1
+    assert 'exists already' in capsys.readouterr().err
+
+
+# -- fold ----------------------------------------------------------------
+def test_fold(checkpoints, tmp_path, capsys):
+    source = str(checkpoints / 'iter_100.pth')
+    assert tool('fold')([FASTER, source]) == 1
+    assert 'tools/harden.py' in capsys.readouterr().err
+    args = [FASTER, source, '--harden', '--size', '96', '128']
+    assert tool('fold')(args) == 0
+    out = capsys.readouterr().out
+    error = re.search(r'largest change of an output, relative: (\S+)', out)
+    assert float(error[1]) < 1e-5
+    assert 'into backbone.' in out and 'native LN' in out
+
+
+# -- plot_ratios ---------------------------------------------------------
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A work folder with a history of the demo's Faster R-CNN."""
+    folder = tmp_path_factory.mktemp('run')
+    layers, note = infos_of_model(made(FASTER), 128)
+    assert not note
+    writer = HistoryWriter(folder / 'ratios.jsonl', layers)
+    rng = np.random.default_rng(0)
+    for iteration in range(0, 60, 10):
+        ratios = [
+            LayerRatios(x.name, x.statistics, *rng.dirichlet([2] * 3, (2, 1)))
+            for x in layers
+        ]
+        writer.append(Record(iteration, 0, ratios))
+    return folder
+
+
+def plot(tmp_path, *args) -> object:
+    """The numbers of a picture that was written in both formats."""
+    pytest.importorskip('matplotlib')
+    stem, numbers = tmp_path / 'out' / 'picture', tmp_path / 'numbers.json'
+    args = [*map(str, args), '--out', str(stem), '--json', str(numbers)]
+    assert tool('plot_ratios')(args) == 0
+    files = sorted(p.name for p in stem.parent.iterdir())
+    assert files == ['picture.pdf', 'picture.png', 'picture.svg']
+    with stem.with_suffix('.png').open('rb') as file:
+        assert file.read(8) == b'\x89PNG\r\n\x1a\n'
+    text = stem.with_suffix('.svg').read_text()
+    assert '<svg' in text
+    assert stem.with_suffix('.pdf').read_bytes().startswith(b'%PDF')
+    return json.loads(numbers.read_text())
+
+
+def test_plot_layers_of_checkpoints_and_histories(checkpoints, run, tmp_path):
+    file = checkpoints / 'iter_300.pth'
+    first, second = plot(tmp_path, 'layers', file, run, '--titles', 'A', 'B')
+    assert first['title'] == 'A' and second['title'] == 'B, iteration 50'
+    state = torch.load(file, weights_only=True)['state_dict']
+    for layer, want in zip(first['layers'], ratios_of_state(state)):
+        assert layer['name'] == want.name
+        got = [layer['var'][n] for n in want.statistics]
+        np.testing.assert_allclose(got, want.var[0], atol=1e-5)
+
+
+def test_plot_components(checkpoints, run, tmp_path, capsys):
+    made = plot(
+        tmp_path, 'components', checkpoints / 'pspnet.pth', run, '--at', 0, 40
+    )
+    assert [list(s['components']) for s in made] == [
+        ['backbone', 'decode_head', 'auxiliary_head', 'all'],
+        *[['backbone', 'neck', 'box_head', 'all']] * 2,
+    ]
+    assert 'decode head' in capsys.readouterr().out
+
+
+def test_plot_time(checkpoints, run, tmp_path):
+    (made,) = plot(tmp_path, 'time', run, '--bins', 100)
+    assert made['iterations'] == [0, 10, 20, 30, 40, 50]
+    titles = [g['title'] for g in made['groups']]
+    assert titles == ['RF < 100', 'RF ≥ 100', 'RoI, or not known']
+    # checkpoints as a history, receptive fields from the config
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    for number in (100, 200):
+        name = f'iter_{number}.pth'
+        (folder / name).symlink_to(checkpoints / name)
+    (again,) = plot(
+        tmp_path, 'time', folder, '--bins', 100, '--config', FASTER
+    )
+    assert again['iterations'] == [100, 200]
+    assert [len(g['layers']) for g in again['groups']] == [
+        len(g['layers']) for g in made['groups']
+    ]
+
+
+def test_plot_hard(checkpoints, run, tmp_path, capsys):
+    files = [checkpoints / f'iter_{n}00.pth' for n in (1, 2, 3)]
+    made = plot(tmp_path, 'hard', *files)
+    states = [
+        ratios_of_state(torch.load(f, weights_only=True)['state_dict'])
+        for f in files
+    ]
+    moved = sum(
+        (a.choice('mean'), a.choice('var'))
+        != (b.choice('mean'), b.choice('var'))
+        for a, b in zip(*states[:2])
+    )
+    assert sum(made['snapshots'][1]['changed']) == moved > 0
+    assert f'{moved} changed' in capsys.readouterr().out
+    spaced = plot(tmp_path, 'hard', run)['snapshots']
+    assert [s['iteration'] for s in spaced] == [0, 20, 30, 50]
+
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['layers', 'none.pth'], 'none.pth not found'),
+        (['time', '{}/iter_100.pth'], 'has no history'),
+        (['hard', '{}/iter_100.pth', '{}/pspnet.pth'], 'same SN layers'),
+        (['layers', '{}/iter_100.pth', '--titles', 'a', 'b'], '2 titles for'),
+        (['time', '{}', '--config', PSPNET], 'do not have the same SN'),
+        (['layers', '.'], 'has neither ratios.jsonl nor checkpoints'),
+    ],
+)
+def test_what_cannot_be_plotted(
+    args, words, checkpoints, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    args = [a.format(checkpoints) for a in args]
+    if args[1] == str(checkpoints):
+        folder = tmp_path / 'w'
+        folder.mkdir()
+        for name in ('iter_100.pth', 'iter_200.pth'):
+            (folder / name).symlink_to(checkpoints / name)
+        args[1] = str(folder)
+    assert tool('plot_ratios')(args) == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob('ratios_*'))
