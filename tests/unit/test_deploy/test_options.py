@@ -57,7 +57,7 @@ def network(options: dict) -> nn.Module:
     )
     for layer in model:
         if isinstance(layer, kind):
-            for name, parameter in layer.named_parameters():
+            for parameter in layer.parameters():
                 nn.init.uniform_(parameter, 0.5, 2)
             for name, buffer in layer.named_buffers():
                 if name.startswith('running'):
