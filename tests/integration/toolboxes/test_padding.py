@@ -6,6 +6,8 @@ import torch
 from mmdet.models import ResNet
 from torch.nn import functional as F
 
+import sn_mm  # noqa: F401  (registers the layers)
+
 NORMS = {
     'SN': dict(type='SN'),
     'SN of IN and LN': dict(type='SN', statistics=('in', 'ln')),
