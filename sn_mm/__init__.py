@@ -21,6 +21,7 @@ __all__ = [
     'convert_norm',
     'find_norms',
     'fold',
+    'fuse_relu',
     'harden',
     'load_pretrained',
     'update_batch_average',
@@ -31,6 +32,7 @@ __all__ = [
 _LATER = {
     'convert_norm': 'surgery',
     'fold': 'surgery',
+    'fuse_relu': 'surgery',
     'harden': 'surgery',
 }
 

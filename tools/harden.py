@@ -17,6 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sn_mm import cli
 from sn_mm.anatomy.ratios import LayerRatios
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.weights import read_weights
@@ -73,32 +74,21 @@ def harden_content(content: dict) -> tuple[dict, list[LayerRatios]]:
     return new, layers
 
 
-def main(args: list | None = None) -> int:
-    """Harden.
-
-    Args:
-        args: arguments; those of the command line by default.
-
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
+@cli.command()
+def main(args: list | None = None) -> None:
+    """Harden."""
     args = parse_args(args)
-    try:
-        if not args.dry_run:
-            check_destination(Path(args.dst))
-        content, layers = harden_content(read_weights(args.src))
-        if args.dry_run:
-            print(table(layers))
-        else:
-            state = content['state_dict'].values()
-            size = sum(t.numel() * t.element_size() for t in state)
-            write_checkpoint(content, Path(args.dst), size, progress=True)
-            print(f'wrote {args.dst}')
-        print(describe(layers))
-    except CheckpointError as error:
-        print(f'error: {args.src}: {error}', file=sys.stderr)
-        return 1
-    return 0
+    if not args.dry_run:
+        check_destination(Path(args.dst))
+    content, layers = harden_content(read_weights(args.src))
+    if args.dry_run:
+        print(table(layers))
+    else:
+        state = content['state_dict'].values()
+        size = sum(t.numel() * t.element_size() for t in state)
+        write_checkpoint(content, Path(args.dst), size, progress=True)
+        print(f'wrote {args.dst}')
+    print(describe(layers))
 
 
 if __name__ == '__main__':

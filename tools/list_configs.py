@@ -20,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sn_mm import cli
+
 # the package beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -76,28 +78,22 @@ def _batch(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+@cli.command(CatalogError)
 def main(args: list | None = None) -> None:
-    """List or write.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """List or write."""
     args = parse_args(args)
-    try:
-        if args.batch:
-            for path in args.what:
-                print(_options(schedule_for(Path(path), *args.batch)))
-        elif args.write:
-            paper = read_paper(ROOT / 'configs')
-            entries = read_entries(ROOT / 'configs', paper)
-            changed = write_catalog(ROOT, paper, entries)
-            for path in changed:
-                print(f'wrote {path.relative_to(ROOT)}')
-            print(_written(entries, len(changed)))
-        else:
-            print(_listing(args.what, args.table))
-    except CatalogError as error:
-        sys.exit(f'error: {error}')
+    if args.batch:
+        for path in args.what:
+            print(_options(schedule_for(Path(path), *args.batch)))
+    elif args.write:
+        paper = read_paper(ROOT / 'configs')
+        entries = read_entries(ROOT / 'configs', paper)
+        changed = write_catalog(ROOT, paper, entries)
+        for path in changed:
+            print(f'wrote {path.relative_to(ROOT)}')
+        print(_written(entries, len(changed)))
+    else:
+        print(_listing(args.what, args.table))
 
 
 def _listing(folders: list, number: str | None) -> str:
@@ -146,4 +142,4 @@ def _options(schedule: Schedule) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

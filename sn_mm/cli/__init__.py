@@ -12,9 +12,12 @@ from .arguments import (
     export_local_rank,
 )
 from .checks import check_checkpoint, check_data
+from .commands import command
 from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
+from .models import build_model
 from .quiet import (
+    hush_model_building,
     log_warnings_alone,
     without_packaging_warnings,
     without_prints,
@@ -27,15 +30,18 @@ __all__ = [
     'LaunchError',
     'add_common_arguments',
     'add_config_argument',
+    'build_model',
     'build_runner',
     'check_checkpoint',
     'check_data',
+    'command',
     'draw_predictions',
     'dump_predictions',
     'enable_amp',
     'enable_auto_scale_lr',
     'enable_tta',
     'export_local_rank',
+    'hush_model_building',
     'load_config',
     'load_weights',
     'log_warnings_alone',

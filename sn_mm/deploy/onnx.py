@@ -157,6 +157,12 @@ def _export(part: Part, path: Path) -> None:
         )
 
 
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    """Largest difference of two outputs over the largest value wanted."""
+    largest = wanted.abs().max().clamp(min=1e-12)
+    return float((got - wanted).abs().max() / largest)
+
+
 def _error(part: Part, path: Path) -> float | None:
     try:
         import onnxruntime
@@ -167,12 +173,10 @@ def _error(part: Part, path: Path) -> float | None:
     )
     x = torch.cat([part.example, part.example.flip(0) * 0.5])
     got = session.run(None, {'input': x.cpu().numpy()})
-    errors = []
-    for one, other in zip(got, part.module(x)):
-        other = other.cpu()
-        error = (torch.from_numpy(one) - other).abs().max()
-        errors.append(float(error / other.abs().max().clamp(min=1e-12)))
-    return max(errors)
+    return max(
+        relative_error(torch.from_numpy(one), other.cpu())
+        for one, other in zip(got, part.module(x))
+    )
 
 
 def _random(like: nn.Module, *shape: int) -> Tensor:

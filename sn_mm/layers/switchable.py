@@ -78,6 +78,7 @@ class SwitchNorm(HardRatios, RowNorm):
     """
 
     _abbr_ = 'sn'
+    can_rectify = True
     initial = dict(mean_weight=1, var_weight=1)
     settings = ('statistics', 'num_groups', 'unbiased', 'eps')
 
@@ -147,7 +148,8 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            x, rule, mean_weight, var_weight, own['weight'], own['bias']
+            *(x, rule, mean_weight, var_weight, own['weight'], own['bias']),
+            relu=self.rectifies,
         )
         if not isinstance(result, tuple):
             return result
@@ -259,7 +261,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _constant(self, x: Tensor) -> Tensor:
         """Running statistics alone: x need not be read for moments."""
-        return nn.functional.batch_norm(
+        y = nn.functional.batch_norm(
             x,
             self.running_mean,
             self.running_var,
@@ -267,6 +269,7 @@ class SwitchNorm(HardRatios, RowNorm):
             self.bias,
             eps=self.eps,
         )
+        return y.relu_() if self.rectifies else y
 
     def _track(self, x: Tensor, batch: Tensor) -> None:
         """Move the running statistics towards the batch's."""
