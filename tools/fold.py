@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ import sn_mm
 from sn_mm import cli
 from sn_mm.deploy.onnx import export_onnx, parts_of, relative_error
 from sn_mm.surgery import fold_with_report
+from sn_mm.surgery.harden import FINETUNE
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -32,7 +34,9 @@ def parse_args(args: list | None) -> argparse.Namespace:
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
     parser.add_argument(
-        '--harden', action='store_true', help='harden the ratios first'
+        '--harden',
+        action='store_true',
+        help='harden the ratios first, without the finetuning that this needs',
     )
     parser.add_argument(
         '--onnx', metavar='STEM', help='write STEM_image.onnx and so on'
@@ -64,15 +68,19 @@ def largest_error(before, after) -> float:
     )
 
 
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise cli.LaunchError(
+            f'--onnx needs the package {package}: pip install {package} '
+            'onnxruntime'
+        )
+
+
 def write_onnx(
     model: torch.nn.Module, stem: Path, size: tuple[int, int]
 ) -> None:
     """Export the networks, and say how far onnxruntime's outputs are off."""
-    try:
-        files = export_onnx(model, stem, size)
-    except ModuleNotFoundError as error:
-        raise cli.LaunchError(f'{error}; pip install onnx') from error
-    for file in files:
+    for file in export_onnx(model, stem, size):
         text = 'not compared: pip install onnxruntime'
         if file.error is not None:
             text = f'onnxruntime differs by {file.error:.1e}, relative'
@@ -84,15 +92,23 @@ def main(args: list | None = None) -> None:
     """Fold."""
     args = parse_args(args)
     cli.hush_model_building()
+    if args.onnx:
+        _need('onnx')  # before minutes of work
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_checkpoint(args.checkpoint)
     model = cli.build_model(cfg)
     cli.load_weights(model, args.checkpoint)
-    if args.harden:
-        sn_mm.harden(model)
     model.eval()
     size = tuple(args.size)
     before = outputs_of(model, size)
+    if args.harden:
+        sn_mm.harden(model)
+        soft, before = before, outputs_of(model, size)
+        change = largest_error(soft, before)
+        print(
+            f'warning: --harden alone changes the outputs by {change:.0%} of '
+            f'the largest. {FINETUNE}; then fold without --harden'
+        )
     model, report = fold_with_report(model)
     print(report.table())
     error = largest_error(before, outputs_of(model, size))

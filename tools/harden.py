@@ -6,6 +6,9 @@ with hard_ratios=True in its norm_cfg (configs/hard), and is tested with the
 config that SRC was trained with. Optimizer and schedule are left out: a
 hardened checkpoint starts a run (load_from), it does not resume one.
 
+Hardening changes what the model computes: finetune DST before it is tested or
+folded.
+
     python tools/harden.py SRC DST
     python tools/harden.py sn://FILE DST
     python tools/harden.py SRC --dry-run
@@ -22,7 +25,12 @@ from sn_mm.anatomy.ratios import LayerRatios
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.weights import read_weights
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.surgery.harden import describe, harden_state
+from sn_mm.surgery.harden import (
+    FINETUNE,
+    describe,
+    harden_state,
+    undecided,
+)
 from sn_mm.utils import text_table
 
 
@@ -49,14 +57,15 @@ def parse_args(args: list | None) -> argparse.Namespace:
 
 
 def table(layers: list[LayerRatios]) -> str:
-    """Each layer's choice and the ratio it had."""
+    """Each layer's choice, its ratio, and by how much that is the largest."""
     rows = []
     for layer in layers:
         row = [layer.name]
         for kind in ('mean', 'var'):
             names = '/'.join(dict.fromkeys(layer.choice(kind)))
             ratio = getattr(layer, kind).max(-1).mean()
-            row.append(f'{names} ({ratio:.2f})')
+            margin = layer.margin(kind).min()
+            row.append(f'{names} ({ratio:.2f}, by {margin:.2f})')
         rows.append(row)
     return text_table(('layer', 'mean', 'var'), rows)
 
@@ -89,6 +98,8 @@ def main(args: list | None = None) -> None:
         write_checkpoint(content, Path(args.dst), size, progress=True)
         print(f'wrote {args.dst}')
     print(describe(layers))
+    unsure = undecided(layers)
+    print(f'warning: {unsure}' if unsure else f'note: {FINETUNE}')
 
 
 if __name__ == '__main__':

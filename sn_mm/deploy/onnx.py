@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,10 @@ def export_onnx(
     Raises:
         ModuleNotFoundError: without the package onnx.
     """
+    if find_spec('onnx') is None:  # torch would raise an error of its own
+        raise ModuleNotFoundError(
+            'writing ONNX files needs the package onnx: pip install onnx'
+        )
     done = []
     for part in parts_of(model, size):
         path = stem.with_name(f'{stem.name}_{part.name}.onnx')
