@@ -80,9 +80,7 @@ def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
     )
 
 
-def _bn_starts(
-    rows: list[NormRow], starts: Sequence[Start]
-) -> Iterator[str]:
+def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
     for start in starts:
         switchable = any(
             r.ratios is not None and start.component in (None, r.component)
@@ -197,7 +195,7 @@ def _single_images(rows: list[NormRow], images: int | None) -> Iterator[str]:
     if images == 1 and names:
         yield (
             f'1 image per GPU, and {len(names)} SN layers take batch '
-            "statistics, which are instance statistics then: use SyncSN, or "
+            'statistics, which are instance statistics then: use SyncSN, or '
             "statistics=('in', 'ln')"
         )
 

@@ -88,7 +88,9 @@ def convert_source(
         file = open_files(parsed.names, progress, of_run=True)[0]
         report = Report(str(file.path), 'network with BN')
         with about(file):
-            state = bn_to_sn(without_wrapper(file.state), report, **parsed.options)
+            state = bn_to_sn(
+                without_wrapper(file.state), report, **parsed.options
+            )
         _drop_others(file, report)
         return Conversion(dict(meta={}, state_dict=state), report)
     return _from_public(recognized(parsed, progress), to)
