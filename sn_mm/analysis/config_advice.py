@@ -45,7 +45,9 @@ def advise_on_config(
         starts: the weights that training starts from.
         trained: whether the model has weights that were loaded.
     """
-    wants = any(r.ratios is not None for r in rows) or _names_sn(dict(cfg.items()))
+    wants = any(r.ratios is not None for r in rows) or _names_sn(
+        dict(cfg.items())
+    )
     if not wants:
         return []
     return [
