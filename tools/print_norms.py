@@ -21,7 +21,7 @@ from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.analysis import advice, norm_table, sparse_advice
+from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
@@ -103,9 +103,11 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
     starts = advice.starts_of(cfg)
     if args.pretrain_batch:
         starts = [s._replace(images=args.pretrain_batch) for s in starts]
-    return found + advice.advise(
-        rows, seen, images_per_gpu(cfg), starts, trained
+    images = images_per_gpu(cfg)
+    found += config_advice.advise_on_config(
+        model, cfg, rows, images, starts, trained
     )
+    return found + advice.advise(rows, seen, images, starts, trained)
 
 
 def as_json(rows, warned: list[str]) -> dict:

@@ -12,6 +12,7 @@ import sys
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
+from sn_mm.checkpoints.foreign import other_norms_refused
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -70,7 +71,8 @@ def main(args: list | None = None) -> None:
         cli.enable_tta(cfg, scope)
     if args.out:
         cli.dump_predictions(cfg, scope, args.out)
-    cli.build_runner(cfg).test()
+    with other_norms_refused():
+        cli.build_runner(cfg).test()
     if pictures:
         print(f'pictures: {pictures}')
 

@@ -58,8 +58,10 @@ def main(args: list | None = None) -> None:
     if args.resume is not None:
         cli.set_resume(cfg, args.resume)
     cli.check_checkpoint(cfg.get('load_from'))
+    cli.check_starts(cfg)
     cli.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    cli.build_runner(cfg).train()
+    with cli.resuming(cfg):
+        cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@ _base_ = [
     'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', '../_base_/sn.py'
 ]
 
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
 norm_cfg = _base_.sn_norm_cfg
 model = dict(
     backbone=dict(

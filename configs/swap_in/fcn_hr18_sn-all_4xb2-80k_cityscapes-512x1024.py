@@ -3,6 +3,7 @@ _base_ = [
     '../_base_/sn.py'
 ]
 
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
 norm_cfg = _base_.sn_norm_cfg
 model = dict(
     pretrained='bn2sn://open-mmlab://msra/hrnetv2_w18',

@@ -4,6 +4,7 @@ _base_ = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', '../_base_/sn.py'
 ]
 
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
 norm_cfg = _base_.sn_norm_cfg
 model = dict(
     data_preprocessor=dict(

@@ -3,6 +3,7 @@ _base_ = [
     'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', '../_base_/sn.py'
 ]
 
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
 norm_cfg = _base_.sn_norm_cfg
 model = dict(
     neck=dict(norm_cfg=norm_cfg),

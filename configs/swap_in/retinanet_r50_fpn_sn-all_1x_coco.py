@@ -1,5 +1,6 @@
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/sn.py']
 
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
 norm_cfg = _base_.sn_norm_cfg
 model = dict(
     backbone=dict(

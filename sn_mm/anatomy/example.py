@@ -51,11 +51,23 @@ def run_example(model: nn.Module, size: int = 256) -> list:
             ) from error
 
 
-def _image(model: nn.Module, size: int) -> Tensor:
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes.
+
+    Those of its first convolution; a quarter of them in YOLOX, whose Focus
+    stacks every other pixel before it.
+    """
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    convolutions = (m for m in model.modules() if isinstance(m, kinds))
-    first = next(convolutions, None)
-    channels = 3 if first is None else first.in_channels
+    for module in model.modules():
+        if type(module).__name__ == 'Focus':
+            return image_channels(nn.ModuleList(module.children())) // 4
+        if isinstance(module, kinds):
+            return module.in_channels
+    return 3
+
+
+def _image(model: nn.Module, size: int) -> Tensor:
+    channels = image_channels(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, channels, size, size, generator=generator)

@@ -56,6 +56,14 @@ def bn_layers(state: Mapping[str, Tensor]) -> list[str]:
     return layers
 
 
+def without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the ``module.`` that DataParallel puts in front of each key."""
+    front = 'module.'
+    while state and all(key.startswith(front) for key in state):
+        state = {k[len(front) :]: v for k, v in state.items()}
+    return dict(state)
+
+
 def sn_name(key: str) -> str:
     """``bn``, ``bn1``, ... as mmcv names SN layers: ``sn``, ``sn1``, ..."""
     return re.sub(r'(?<![^.])bn(\d*)(?=\.)', r'sn\1', key)

@@ -159,7 +159,16 @@ def _check(state: State, layout: Layout) -> None:
 
 
 def check_finite(key: str, value: Tensor) -> None:
-    """Raise CheckpointError where a weight is NaN or infinite."""
+    """Raise CheckpointError where a weight is NaN or infinite.
+
+    Or where a running variance is negative, whose root is NaN.
+    """
+    if key.endswith('running_var') and bool((value < 0).any()):
+        raise CheckpointError(
+            f'{key} is negative in {int((value < 0).sum())} of '
+            f'{value.numel()} places (smallest {float(value.min()):.3g}): no '
+            'variance is; the file is damaged, or was averaged wrongly'
+        )
     if value.is_floating_point() and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise CheckpointError(

@@ -7,15 +7,17 @@ outer entries, and the tensors that OpenMMLab's models have no place for.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
-from .bn import bn_to_sn
+from .bn import bn_to_sn, without_wrapper
 from .convert import (
     STYLES,
     convert,
@@ -79,14 +81,16 @@ def convert_source(
     if to == PUBLIC:
         if len(parsed.names) != 1:
             raise CheckpointError('--to public takes one file')
-        file = open_files(parsed.names, progress)[0]
+        file = open_files(parsed.names, progress, of_run=True)[0]
         with about(file):
             return _to_public(file, part)
     if parsed.scheme == BN:
-        file = open_files(parsed.names, progress)[0]
+        file = open_files(parsed.names, progress, of_run=True)[0]
         report = Report(str(file.path), 'network with BN')
         with about(file):
-            state = bn_to_sn(file.state, report, **parsed.options)
+            state = bn_to_sn(
+                without_wrapper(file.state), report, **parsed.options
+            )
         _drop_others(file, report)
         return Conversion(dict(meta={}, state_dict=state), report)
     return _from_public(recognized(parsed, progress), to)
@@ -123,6 +127,7 @@ def _from_public(
 
 def _to_public(file: CheckpointFile, part: str | None) -> Conversion:
     own = file.meta.get(_META)
+    _warn_of_biased(file)
     parts = own['parts'] if own else infer_parts(file.state)
     chosen = _choose(parts, part)
     layout = Layout(chosen['kind'], chosen['params'])
@@ -144,6 +149,30 @@ def _to_public(file: CheckpointFile, part: str | None) -> Conversion:
         }
     )
     return Conversion(content, report)
+
+
+def _warn_of_biased(file: CheckpointFile) -> None:
+    """Public code divides by S - 1, and would compute something else."""
+    biased = [
+        name
+        for name, said in file.metadata.items()
+        if isinstance(said, dict) and said.get('unbiased') is False
+    ]
+    config = file.meta.get('cfg')
+    if not biased and isinstance(config, str) and 'unbiased=' not in config:
+        biased = [
+            key.rpartition('.')[0]
+            for key in file.state
+            if key.endswith('.mean_weight')
+        ]
+    if biased:
+        warnings.warn(
+            f'{file.path} is of a model with the biased instance variance '
+            f'(unbiased=False in {join_names(biased, 3)}); the public code '
+            'has the unbiased one, and computes something else with these '
+            'weights on small maps. Train with unbiased=True in norm_cfg',
+            stacklevel=4,
+        )
 
 
 def _choose(parts: list[dict], part: str | None) -> dict:

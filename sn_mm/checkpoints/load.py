@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from sn_mm.utils import join_names, unwrapped
 from sn_mm.utils.errors import CheckpointError
 
-from .bn import Ratios, bn_layers, bn_to_sn, same_name, sn_name
+from .bn import (
+    Ratios,
+    bn_layers,
+    bn_to_sn,
+    same_name,
+    sn_name,
+    without_wrapper,
+)
 from .checks import contradictions
 from .convert import (
     Name,
@@ -62,7 +69,7 @@ def load_pretrained(
 def open_source(source: Source) -> list[Opened]:
     """Read the files of a source; public ones with their layouts."""
     if source.scheme == BN:
-        return [(file, None) for file in open_files(source.names)]
+        return [(file, None) for file in open_files(source.names, of_run=True)]
     return recognized(source)
 
 
@@ -196,6 +203,7 @@ def _from_bn(
     own, modules = model.state_dict(), dict(model.named_modules())
     report.layout = 'network with BN'
     with about(file):
+        file.state = without_wrapper(file.state)
         if not bn_layers(file.state):
             bn_to_sn(file.state, report)  # raises, saying what there is
         name = _fitting_bn_name(file.state, own, prefix)

@@ -9,7 +9,7 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
+from . import run_pickle
 from .tracked_file import tracked
 
 # outer keys that hold the weights, in the order they are looked for
@@ -33,6 +34,8 @@ class CheckpointFile:
         state: the weights, in the file's order.
         wrapper: outer key of the weights; None where the file is the state
             dict itself.
+        metadata: what torch's modules say of themselves in a state dict,
+            by name.
         plain: outer entries that are text or numbers, such as 'epoch'.
         meta: the file's own 'meta', if it is a dict.
         dropped: names of all other outer entries (optimizer, ...).
@@ -41,13 +44,14 @@ class CheckpointFile:
     path: Path
     state: dict[str, Tensor]
     wrapper: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
 
 def read_checkpoint(
-    path: str | os.PathLike, progress: bool = False
+    path: str | os.PathLike, progress: bool = False, of_run: bool = False
 ) -> CheckpointFile:
     """Read a checkpoint on the CPU, refusing pickled code.
 
@@ -57,6 +61,9 @@ def read_checkpoint(
     Args:
         path: zip-based or older torch file.
         progress: show a bar.
+        of_run: pass over the log buffers and NumPy numbers that mmengine
+            puts beside the weights of a training run, too; they are not
+            built either.
 
     Raises:
         CheckpointError: not a checkpoint, truncated, or with code in it.
@@ -68,12 +75,28 @@ def read_checkpoint(
             open(path, 'rb') as file,
             tracked(file, size, 'reading', progress) as source,
         ):
-            content = torch.load(source, map_location='cpu', weights_only=True)
+            content = _load(source, of_run)
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error}') from error
     except Exception as error:  # torch raises whatever its parsers raise
         raise CheckpointError(f'{path}: {_why(path, error)}') from error
     return unwrap(path, content)
+
+
+def _load(source: BinaryIO, of_run: bool) -> Any:
+    start = source.tell()
+    try:
+        return torch.load(source, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError:
+        if not of_run:
+            raise
+    source.seek(start)
+    return torch.load(
+        source,
+        map_location='cpu',
+        weights_only=False,
+        pickle_module=run_pickle,
+    )
 
 
 def unwrap(path: Path, content: Any) -> CheckpointFile:
@@ -101,6 +124,7 @@ def unwrap(path: Path, content: Any) -> CheckpointFile:
         else:
             found.dropped.append(str(key))
     _check_weights(path, found.state)
+    found.metadata = dict(getattr(found.state, '_metadata', {}))
     # files of 2018 hold nn.Parameters here and there
     found.state = {k: v.detach() for k, v in found.state.items()}
     return found

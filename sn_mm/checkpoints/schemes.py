@@ -19,7 +19,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .bn import bn_to_sn
+from .bn import bn_to_sn, without_wrapper
 from .convert import convert, name_of, style_of
 from .load import Opened, fill, open_source
 from .report import Report
@@ -110,7 +110,7 @@ def load_bn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
     file = opened[0][0]
     with about(file):
         state = bn_to_sn(
-            file.state,
+            without_wrapper(file.state),
             Report(str(file.path), 'network with BN'),
             **source.options,
         )

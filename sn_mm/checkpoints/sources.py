@@ -79,12 +79,15 @@ def _split(names: str) -> tuple[str, ...]:
 
 
 def open_files(
-    names: Sequence[str], progress: bool = False
+    names: Sequence[str], progress: bool = False, of_run: bool = False
 ) -> list[CheckpointFile]:
-    """Read the files; raises CheckpointError for any that cannot be."""
+    """Read the files; raises CheckpointError for any that cannot be.
+
+    ``of_run``: those of one's own training runs, too.
+    """
     if not names:
         raise CheckpointError('no file named: write sn://FILE')
-    return [read_checkpoint(resolve(name), progress) for name in names]
+    return [read_checkpoint(resolve(name), progress, of_run) for name in names]
 
 
 def recognized(

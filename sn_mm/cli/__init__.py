@@ -11,7 +11,7 @@ from .arguments import (
     add_config_argument,
     export_local_rank,
 )
-from .checks import check_checkpoint, check_data
+from .checks import check_checkpoint, check_data, check_starts
 from .commands import command
 from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
@@ -23,7 +23,7 @@ from .quiet import (
     without_prints,
 )
 from .testing import draw_predictions, dump_predictions, enable_tta
-from .training import enable_amp, enable_auto_scale_lr, set_resume
+from .training import enable_amp, enable_auto_scale_lr, resuming, set_resume
 from .weights import load_weights, put_weights
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     'build_runner',
     'check_checkpoint',
     'check_data',
+    'check_starts',
     'command',
     'draw_predictions',
     'dump_predictions',
@@ -47,6 +48,7 @@ __all__ = [
     'log_warnings_alone',
     'put_weights',
     'register_toolbox',
+    'resuming',
     'set_resume',
     'without_packaging_warnings',
     'without_prints',

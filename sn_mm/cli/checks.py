@@ -8,9 +8,13 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
+from sn_mm.analysis.advice import starts_of
 from sn_mm.datasets import DataError, check_dataloaders
 
 from .errors import LaunchError
+
+# from the root of the checkout, as in the configs
+_PRETRAIN = osp.join('configs', 'pretrain')
 
 
 def check_checkpoint(path: str | None) -> None:
@@ -29,6 +33,35 @@ def check_checkpoint(path: str | None) -> None:
         f'checkpoint {path} not found; name a .pth file, such as the newest '
         'in the work folder of a training run'
     )
+
+
+def check_starts(cfg: Config) -> None:
+    """Check that the weights in the model's config are there.
+
+    Those of ``pretrained`` and ``init_cfg``, which training loads late. Passes
+    what has a scheme of the toolboxes' or an address.
+
+    Raises:
+        LaunchError: if a file is missing.
+    """
+    if cfg.get('load_from') or cfg.get('resume'):
+        return
+    for start in starts_of(cfg):
+        name = start.checkpoint
+        if '://' in name or osp.isfile(osp.expanduser(name)):
+            continue
+        made = osp.splitext(osp.basename(name))[0]
+        config = osp.join(_PRETRAIN, f'{made}.py')
+        how = (
+            f'train it with {config} and put it there'
+            if osp.isfile(config)
+            else 'put the file there'
+        )
+        raise LaunchError(
+            f'the model starts from {name}, which does not exist: {how}, or '
+            "set the part's init_cfg to released weights (sn://FILE, "
+            'docs/checkpoints.md) or to bn2sn://torchvision://resnet50'
+        )
 
 
 def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:

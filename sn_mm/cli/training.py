@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mmengine.config import Config
 from mmengine.device import get_device
 
@@ -68,3 +71,24 @@ def set_resume(cfg: Config, resume: str) -> None:
     if resume != 'auto':
         check_checkpoint(resume)
         cfg.load_from = resume
+
+
+@contextmanager
+def resuming(cfg: Config) -> Iterator[None]:
+    """Say what to do where an optimizer's state is not of these parameters.
+
+    Raises:
+        LaunchError: in place of torch's error about parameter groups.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not cfg.get('resume') or 'parameter group' not in str(error):
+            raise
+        raise LaunchError(
+            'the run cannot go on: other parameters are trained than when '
+            f'the checkpoint was saved ({error}), as after a change of '
+            'hard_ratios, statistics or frozen layers. Start a new run from '
+            'its weights instead: without --resume, with --cfg-options '
+            'load_from=CHECKPOINT'
+        ) from error

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
+from sn_mm.checkpoints.foreign import check_norms
 from sn_mm.utils import join_names, unwrapped
 
 from .errors import LaunchError
@@ -51,6 +52,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
     if 'state_dict' not in content:
         content = dict(state_dict=content, meta={})
     try:
+        check_norms(model, content['state_dict'], refuse=True)
         result = model.load_state_dict(content['state_dict'], strict=False)
     except RuntimeError as error:
         raise LaunchError(

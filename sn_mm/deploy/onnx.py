@@ -19,6 +19,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from sn_mm.anatomy.components import component_of
+from sn_mm.anatomy.example import image_channels
 from sn_mm.utils import written_whole
 
 _OPSET = 17
@@ -55,7 +56,7 @@ def parts_of(model: nn.Module, size: tuple[int, int]) -> list[Part]:
         size: height and width of the images, pixels.
     """
     first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    image = _random(first, 1, first.in_channels, *size)
+    image = _random(first, 1, image_channels(model), *size)
     parts = [Part('image', _ImagePart(model).eval(), image)]
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:

@@ -3,9 +3,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 from sn_mm.utils import check_count
+
+
+# The public code's arguments, and what says the same here.
+PUBLIC_ARGUMENTS = {
+    'using_bn': "statistics=('in', 'ln') for using_bn=False",
+    'using_moving_average': (
+        'moving averages are always kept; for the batch average use '
+        'BatchAverageHook or tools/batch_average.py'
+    ),
+    'last_gamma': 'zero_init_residual=True of the backbone',
+}
+_LARGE_MOMENTUM = 0.5
+
+
+def refuse_public_arguments(kwargs: Mapping[str, object]) -> None:
+    """Raise where an argument is the public code's, naming ours."""
+    for name, ours in PUBLIC_ARGUMENTS.items():
+        if name in kwargs:
+            raise TypeError(
+                f'{name} is an argument of the public SN code; here write '
+                f'{ours}'
+            )
+
+
+def warn_of_momentum(momentum: float | None) -> None:
+    """Warn where momentum looks like the public code's."""
+    if momentum is not None and momentum > _LARGE_MOMENTUM:
+        warnings.warn(
+            f"momentum={momentum} is PyTorch's here, the weight of the new "
+            "batch in the running statistics; the public code's 0.9 is 0.1, "
+            'its 0.997 is 0.003',
+            stacklevel=4,
+        )
 
 
 def check_divides(name: str, value: int, num_features: int) -> None:

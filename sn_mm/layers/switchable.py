@@ -15,7 +15,12 @@ from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
 from sn_mm.functional.running import update_running
 from sn_mm.utils.errors import CheckpointError
 
-from .arguments import check_divides, check_names
+from .arguments import (
+    check_divides,
+    check_names,
+    refuse_public_arguments,
+    warn_of_momentum,
+)
 from .base import RowNorm
 from .hard import NEVER, RATIOS, HardRatios, pick_ratios
 
@@ -82,6 +87,10 @@ class SwitchNorm(HardRatios, RowNorm):
     initial = dict(mean_weight=1, var_weight=1)
     settings = ('statistics', 'num_groups', 'unbiased', 'eps')
 
+    def __new__(cls, *args, **kwargs):
+        refuse_public_arguments(kwargs)
+        return super().__new__(cls)
+
     def __init__(
         self,
         num_features: int,
@@ -100,6 +109,7 @@ class SwitchNorm(HardRatios, RowNorm):
     ) -> None:
         statistics = check_names('statistics', statistics, STATISTICS)
         tracks = track_running_stats and 'bn' in statistics
+        warn_of_momentum(momentum)
         super().__init__(
             num_features, eps, momentum, affine, tracks, device, dtype
         )

@@ -13,6 +13,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.foreign_norms`: the same, for state dicts of other norms.
+- :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
 - :mod:`.start_watch`: the hooks of mmengine's Runner.
 - :mod:`.radius_watch`: the hooks of mmengine's Runner.
@@ -26,6 +27,7 @@ import sn_mm_ops
 
 from .filled_models import fill_models
 from .foreign_norms import watch_loading
+from .fusion import refuse_fusion
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
@@ -44,6 +46,7 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     watch_loading()
+    refuse_fusion()
     register_pretrained()
     watch_starts()
     watch_radius()
@@ -53,6 +56,7 @@ __all__ = [
     'apply',
     'fill_models',
     'name_onedl_packages',
+    'refuse_fusion',
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',

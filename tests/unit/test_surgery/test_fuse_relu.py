@@ -108,9 +108,7 @@ def test_what_it_leaves_alone():
     sn_mm.fuse_relu(nn.ModuleList(others))
     for module, t, y in zip(others, x, want):
         assert torch.equal(module(t), y)
-        assert not isinstance(
-            getattr(module, 'activate', None), PassingReLU
-        )
+        assert not isinstance(getattr(module, 'activate', None), PassingReLU)
 
 
 def test_x_alone_is_kept():

@@ -1,0 +1,230 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What a config says about SN that does not come out as meant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from sn_mm.anatomy.components import label
+from sn_mm.anatomy.untrained import untrained_for_good
+from sn_mm.checkpoints.foreign import TO_SN
+from sn_mm.layers import RowNorm
+from sn_mm.utils import join_names
+
+from .advice import Start
+from .norm_table import NormRow
+
+_OURS = ('sn://', 'bn2sn://')
+# Those of the toolboxes' schemes whose models have batch norms, unless their
+# names say otherwise.
+_BN = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
+_OTHER_NORMS = ('gn', 'swin', 'vit', 'pvt', 'convnext')
+_LARGE_MOMENTUM = 0.5
+_BATCH_NORMS = ('BatchNorm', 'SyncBN')
+
+
+def advise_on_config(
+    model: nn.Module,
+    cfg: Mapping[str, Any],
+    rows: list[NormRow],
+    images: int | None,
+    starts: Sequence[Start],
+    trained: bool,
+) -> list[str]:
+    """One line for everything that will surprise.
+
+    Args:
+        model: built from the config, in training mode.
+        cfg: the config.
+        rows: the model's norm layers.
+        images: per GPU in training; None if unknown.
+        starts: the weights that training starts from.
+        trained: whether the model has weights that were loaded.
+    """
+    wants = any(r.ratios is not None for r in rows) or _names_sn(
+        dict(cfg.items())
+    )
+    if not wants:
+        return []
+    return [
+        *_batch_norms_left(rows),
+        *_bn_starts(rows, starts),
+        *_stuck(model, rows, starts, trained),
+        *_without_norm(model, cfg.get('model') or {}),
+        *_decayed(cfg, rows),
+        *_single_images(rows, images),
+        *_momentum(model),
+        *_imports(cfg),
+    ]
+
+
+def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
+    """Beside SN, those that go on to normalize with batches."""
+    left = [
+        r
+        for r in rows
+        if any(name in r.kind for name in _BATCH_NORMS)
+        and 'running statistics' not in r.kind
+    ]
+    if not left:
+        return
+    counts = Counter((r.component, r.kind) for r in left)
+    parts = [f'{n} x {kind} in {label(c)}' for (c, kind), n in counts.items()]
+    yield (
+        f'batch norms are left in, not swapped: {", ".join(parts)} '
+        f'({join_names([r.name for r in left], 2)}). Set norm_cfg at these '
+        "parts (a top-level norm_cfg reaches none), or model=dict(type='"
+        "ConvertNorm', ...) where the model has no such argument"
+    )
+
+
+def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
+    for start in starts:
+        switchable = any(
+            r.ratios is not None and start.component in (None, r.component)
+            for r in rows
+        )
+        name = start.checkpoint.lower()
+        other = any(part in name for part in _OTHER_NORMS)
+        if switchable and name.startswith(_BN) and not other:
+            yield (
+                f'{start.checkpoint} was trained with BN, and its norms do '
+                f'not fit SN: {TO_SN} (bn2sn://{start.checkpoint})'
+            )
+
+
+def _stuck(
+    model: nn.Module,
+    rows: list[NormRow],
+    starts: Sequence[Start],
+    trained: bool,
+) -> Iterator[str]:
+    components = {r.name: r.component for r in rows}
+    names = untrained_for_good(model)
+    if not trained:
+        filled = [s.component for s in starts if _has_ratios(s.checkpoint)]
+        names = [
+            n
+            for n in names
+            if None not in filled and components.get(n) not in filled
+        ]
+    if names:
+        yield (
+            f'{len(names)} SN layers are frozen (requires_grad=False in '
+            'norm_cfg, frozen_stages) or hard with the equal ratios of a new '
+            f'layer, and cannot learn others: {", ".join(names)}. Set '
+            'requires_grad=True and frozen_stages=-1, or start from weights '
+            'that have ratios (sn:// or bn2sn://)'
+        )
+
+
+def _has_ratios(checkpoint: str) -> bool:
+    """Whether weights may have ratios: all but the toolboxes' own."""
+    return checkpoint.startswith(_OURS) or '://' not in checkpoint
+
+
+def _without_norm(model: nn.Module, node: Any, path: str = '') -> Iterator:
+    """Parts that are given SN and have no norm of ours."""
+    if isinstance(node, Mapping):
+        norm = node.get('norm_cfg')
+        if path and _is_sn(norm) and _has_none(model, path):
+            yield (
+                f'model.{path} is given norm_cfg={dict(norm)} and has no '
+                f'such norm layer: its type {node.get("type")!r} has no '
+                'place for it (of box heads, Shared4Conv1FCBBoxHead has)'
+            )
+        children = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for key, value in children:
+        name = f'{path}.{key}' if path else str(key)
+        yield from _without_norm(model, value, name)
+
+
+def _has_none(model: nn.Module, path: str) -> bool:
+    try:
+        part = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return not any(isinstance(m, RowNorm) for m in part.modules())
+
+
+def _is_sn(norm: Any) -> bool:
+    kind = norm.get('type') if isinstance(norm, Mapping) else None
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.startswith(('SN', 'SyncSN', 'SSN', 'SyncSSN'))
+
+
+def _names_sn(node: Any) -> bool:
+    """Whether a norm_cfg anywhere in a config is SN."""
+    if isinstance(node, Mapping):
+        return any(
+            (str(key).endswith('norm_cfg') and _is_sn(value))
+            or _names_sn(value)
+            for key, value in node.items()
+        )
+    return isinstance(node, (list, tuple)) and any(map(_names_sn, node))
+
+
+def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
+    wrapper = cfg.get('optim_wrapper') or {}
+    paramwise = wrapper.get('paramwise_cfg') or {}
+    if paramwise.get('norm_decay_mult') != 0:
+        return
+    names = [
+        r.name
+        for r in rows
+        if r.ratios is not None and r.decayed not in ('no', '?')
+    ]
+    if names:
+        yield (
+            f'weight decay reaches {len(names)} SN layers, ratios included, '
+            f'in spite of norm_decay_mult=0 ({join_names(names, 3)}): where '
+            'custom_keys fit, mmengine leaves norm_decay_mult out. Add '
+            'decay_mult=0 keys for their norms, such as '
+            "custom_keys={'sn': dict(decay_mult=0)}"
+        )
+
+
+def _single_images(rows: list[NormRow], images: int | None) -> Iterator[str]:
+    names = [r.name for r in rows if r.ratios is not None and r.batch]
+    if images == 1 and names:
+        yield (
+            f'1 image per GPU, and {len(names)} SN layers take batch '
+            'statistics, which are instance statistics then: use SyncSN, or '
+            "statistics=('in', 'ln')"
+        )
+
+
+def _momentum(model: nn.Module) -> Iterator[str]:
+    names = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, RowNorm)
+        and m.momentum is not None
+        and m.momentum > _LARGE_MOMENTUM
+    ]
+    if names:
+        yield (
+            f'momentum above {_LARGE_MOMENTUM} in {len(names)} layers '
+            f"({join_names(names, 2)}): it is PyTorch's here, the weight of "
+            "the new batch; the public code's 0.9 is 0.1, its 0.997 is 0.003"
+        )
+
+
+def _imports(cfg: Mapping[str, Any]) -> Iterator[str]:
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else imports
+    if not any(str(i).partition('.')[0] == 'sn_mm' for i in imports):
+        yield (
+            "custom_imports has no sn_mm: the toolboxes' own tools do not "
+            "know SN then; write custom_imports = dict(imports=['sn_mm']), "
+            'or, where the base has some, dict(imports=[*_base_.'
+            "custom_imports.imports, 'sn_mm'])"
+        )
