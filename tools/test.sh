@@ -30,9 +30,9 @@ add_test_libraries() {
   stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/sn_mm.tests"
   cmp -s <(cat "$files/tests.txt" "$files/triton.txt") "$stamp" && return
   echo '  installing libraries of the tests (half a minute)'
-  "$PYTHON" -m pip install -q --no-deps -r "$files/tests.txt"
+  "$PYTHON" -m pip install -qq --no-deps -r "$files/tests.txt"
   "$PYTHON" -c 'import triton' 2>/dev/null ||
-    "$PYTHON" -m pip install -q --no-deps -r "$files/triton.txt"
+    "$PYTHON" -m pip install -qq --no-deps -r "$files/triton.txt"
   cat "$files/tests.txt" "$files/triton.txt" >"$stamp"
 }
 

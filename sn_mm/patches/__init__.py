@@ -12,6 +12,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
   cityscapesscripts is installed.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
+- :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
@@ -25,6 +26,7 @@ from .filled_models import fill_models
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
+from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
 from .sync_bn import watch_sync_bn
 
@@ -34,6 +36,7 @@ def apply() -> None:
     sn_mm_ops.serve()
     register_local_loader()
     name_onedl_packages()
+    read_own_configs()
     restore_in1d()
     watch_sync_bn()
     fill_models()
@@ -44,6 +47,7 @@ __all__ = [
     'apply',
     'fill_models',
     'name_onedl_packages',
+    'read_own_configs',
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
