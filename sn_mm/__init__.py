@@ -57,7 +57,7 @@ def _is_the_doctor() -> bool:
 
 
 if not _is_the_doctor():
-    from . import datasets, hooks, patches  # noqa: F401
+    from . import datasets, hooks, patches, visualization  # noqa: F401
     from .anatomy import find_norms
     from .checkpoints import load_pretrained
     from .kernels import backends

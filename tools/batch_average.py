@@ -76,13 +76,15 @@ def main(args: list | None = None) -> None:
         cfg = cli.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
         )
-        cli.register_toolbox(cfg)
-        cli.check_checkpoint(args.checkpoint)
-        cli.check_data(cfg, ('train_dataloader',))
-        check_destination(out)
-        runner = cli.build_runner(cfg)
-        content = cli.load_weights(runner.model, args.checkpoint)
-        done = _average(runner, args)
+        cli.log_warnings_alone(cfg)
+        with cli.without_prints():
+            cli.register_toolbox(cfg)
+            cli.check_checkpoint(args.checkpoint)
+            cli.check_data(cfg, ('train_dataloader',))
+            check_destination(out)
+            runner = cli.build_runner(cfg)
+            content = cli.load_weights(runner.model, args.checkpoint)
+            done = _average(runner, args)
         if is_main_process():
             size = cli.put_weights(content, runner.model, done.layers)
             write_checkpoint(content, out, size, progress=True)

@@ -8,10 +8,13 @@
     python tools/benchmark.py compiled --size 512
     python tools/benchmark.py growth --plot docs/images/growth.png
 
-Run it on a quiet machine. All norms are measured in turns, in one run.
+Run it on a quiet machine. All norms are measured in turns, in one run; a bar
+tells the time left. --quick is done in less than a minute, to see that all
+works: few rounds, small inputs, not for figures to quote.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -22,8 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from benchmarks import compiled, inference, layers, report, steps
 
+QUICK_NORMS = ['SN', 'BN', 'GN']
+QUICK_VALUES = 4_000_000
 
-def parse_args():
+
+def parse_args(args: list | None = None):
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,7 +52,9 @@ def parse_args():
         f'and backbones out of {", ".join(steps.NORM_CFGS)}, for backbones '
         f'also {compiled.WITHOUT!r}',
     )
-    parser.add_argument('--mode', choices=['train', 'eval'], default='train')
+    parser.add_argument(
+        '--mode', choices=['train', 'eval'], help='(default: train)'
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
         '--dtype',
@@ -55,23 +63,51 @@ def parse_args():
         help='of the input of layers; float16 for steps means autocast',
     )
     parser.add_argument('--channels-last', action='store_true')
-    parser.add_argument('--repeats', type=int, default=11)
+    parser.add_argument('--repeats', type=int, help='rounds (default: 11)')
     parser.add_argument('--threads', type=int, help='CPU threads')
     parser.add_argument(
-        '--size', type=int, default=384, help='of images in whole steps'
+        '--size', type=int, help='of images in whole steps (default: 384)'
     )
-    parser.add_argument('--images', type=int, default=2)
+    parser.add_argument('--images', type=int, help='(default: 2)')
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='less than a minute: few rounds, small inputs',
+    )
     parser.add_argument('--json', metavar='FILE', help='write results there')
     parser.add_argument(
         '--plot', metavar='FILE', help='time against size (PNG, SVG, PDF)'
     )
-    return parser.parse_args()
+    parsed = parser.parse_args(args)
+    for name, value in defaults(parsed).items():
+        if getattr(parsed, name) is None:
+            setattr(parsed, name, value)
+    return parsed
+
+
+def defaults(parsed) -> dict:
+    """Of what was not asked for."""
+    if not parsed.quick:
+        return dict(repeats=11, size=384, images=2, mode='train')
+    norms = dict.fromkeys(('layers', 'growth'), QUICK_NORMS)
+    norms.update(dict.fromkeys(('segmentor', 'compiled'), ['SN']))
+    return dict(
+        repeats=1,
+        size=64,
+        # to compile a backward takes longer than a minute
+        mode='eval' if parsed.what == 'compiled' else 'train',
+        # BN needs two on the segmentor's map of a single position
+        images=2 if parsed.what == 'segmentor' else 1,
+        norms=norms.get(parsed.what, ['SN', 'GN']),
+    )
 
 
 def run_layers(args) -> list[dict]:
     shapes = layers.SHAPES
     if args.what == 'growth':
         shapes = [(2, 64, 2**k, 2**k) for k in range(3, 10)]
+    if args.quick:
+        shapes = [s for s in shapes if math.prod(s) <= QUICK_VALUES]
     rows = layers.benchmark_layers(
         args.norms or list(layers.NORMS),
         shapes,
@@ -96,6 +132,7 @@ def run_steps(args) -> list[dict]:
         device=args.device,
         repeats=args.repeats,
         amp=args.dtype == 'float16',
+        rois=64 if args.quick else 512,
     )
     print(report.step_table(rows))
     return rows
@@ -125,12 +162,19 @@ def run_compiled(args) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: list | None = None) -> None:
+    """Measure.
+
+    Args:
+        args: arguments; those of the command line by default.
+    """
+    args = parse_args(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name, value in report.machine().items():
-        print(f'{name}: {value}')
+        print(f'{name}: {value}', flush=True)
+    if args.quick:
+        print('quick: not for figures to quote', flush=True)
     runs = dict(
         detector=run_steps,
         segmentor=run_steps,

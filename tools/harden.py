@@ -22,6 +22,7 @@ from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.weights import read_weights
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 from sn_mm.surgery.harden import describe, harden_state
+from sn_mm.utils import text_table
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -48,16 +49,15 @@ def parse_args(args: list | None) -> argparse.Namespace:
 
 def table(layers: list[LayerRatios]) -> str:
     """Each layer's choice and the ratio it had."""
-    width = max(len(layer.name) for layer in layers)
-    lines = [f'{"layer":{width}}  mean           var']
+    rows = []
     for layer in layers:
-        cells = []
+        row = [layer.name]
         for kind in ('mean', 'var'):
             names = '/'.join(dict.fromkeys(layer.choice(kind)))
             ratio = getattr(layer, kind).max(-1).mean()
-            cells.append(f'{names} ({ratio:.2f})')
-        lines.append(f'{layer.name:{width}}  {cells[0]:13}  {cells[1]}')
-    return '\n'.join(lines)
+            row.append(f'{names} ({ratio:.2f})')
+        rows.append(row)
+    return text_table(('layer', 'mean', 'var'), rows)
 
 
 def harden_content(content: dict) -> tuple[dict, list[LayerRatios]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # the package beside this file, also where another program imports it
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from catalog import (
     CatalogError,
+    Entry,
     Schedule,
     read_entries,
     read_paper,
@@ -88,8 +90,10 @@ def main(args: list | None = None) -> None:
         elif args.write:
             paper = read_paper(ROOT / 'configs')
             entries = read_entries(ROOT / 'configs', paper)
-            for path in write_catalog(ROOT, paper, entries):
+            changed = write_catalog(ROOT, paper, entries)
+            for path in changed:
                 print(f'wrote {path.relative_to(ROOT)}')
+            print(_written(entries, len(changed)))
         else:
             print(_listing(args.what, args.table))
     except CatalogError as error:
@@ -117,6 +121,19 @@ def _listing(folders: list, number: str | None) -> str:
         )
 
     return table(read_entries(configs, paper, wanted))
+
+
+def _written(entries: Sequence[Entry], changed: int) -> str:
+    """What was not looked at, and whether anything has changed."""
+    lines = [] if changed else ['everything is up to date']
+    missing = [e for e in entries if e.missing]
+    if missing:
+        names = ', '.join(dict.fromkeys(e.missing for e in missing))
+        lines.append(
+            f'{len(missing)} configs cannot be read here ({names}): what is '
+            'written about them stays as it is'
+        )
+    return '\n'.join(lines)
 
 
 def _options(schedule: Schedule) -> str:

@@ -25,8 +25,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from sn_mm import SyncSN, cli, convert_norm
-from sn_mm.distributed.groups import named_group
 from sn_mm.distributed import all_gather
+from sn_mm.distributed.groups import named_group
+from sn_mm.utils import markdown_table
 
 
 class Plan(NamedTuple):
@@ -219,11 +220,8 @@ def run_processes(processes: int, widths: list, repeats: int) -> dict:
 
 # -- tables --------------------------------------------------------------
 def print_table(head: list[str], rows: list[list]) -> None:
-    """Markdown: text to the left, numbers to the right."""
-    print('\n| ' + ' | '.join(head) + ' |')
-    print('| --- |' + ' ---: |' * (len(head) - 1))
-    for row in rows:
-        print('| ' + ' | '.join(map(str, row)) + ' |')
+    """Print a blank line and the table, in Markdown."""
+    print(f'\n{markdown_table(head, rows, numbers=True)}')
 
 
 def print_layers(costs: dict[int, dict], widths: list[int]) -> None:

@@ -14,7 +14,7 @@ time        ratios and their divergence against training time, in groups of
 hard        the largest ratios of several snapshots, and what changed
 
 SRC is a checkpoint, sn://FILE for one of the public code, a history file, or
-the work folder of a run. Pictures are written as PNG and SVG; the numbers
+the work folder of a run. Pictures are written as PNG, SVG and PDF; the numbers
 are summarized on the terminal.
 """
 

@@ -13,12 +13,9 @@ against. Builds the model; needs no data and starts no training.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import sys
 import warnings
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -28,11 +25,12 @@ from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.analysis import advice, norm_table
+from sn_mm.analysis import advice, norm_table, sparse_advice
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.utils import write_json
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -112,6 +110,7 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         seen = trace_norms(model, find_norms(model), args.size)
     except ExampleError as error:
         found.append(f'map sizes are not known: {error}')
+    found += sparse_advice.frozen_radius(model, cfg)
     starts = advice.starts_of(cfg)
     if args.pretrain_batch:
         starts = [s._replace(images=args.pretrain_batch) for s in starts]
@@ -120,7 +119,8 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
     )
 
 
-def write_json(path: str, rows, warned: list[str]) -> None:
+def as_json(rows, warned: list[str]) -> dict:
+    """The table and the warnings, for ``--json``."""
     layers = []
     for row in rows:
         layer = dict(vars(row))
@@ -130,10 +130,7 @@ def write_json(path: str, rows, warned: list[str]) -> None:
             layer['mean'] = ratios.mean.tolist()
             layer['var'] = ratios.var.tolist()
         layers.append(layer)
-    text = json.dumps(dict(layers=layers, warnings=warned), indent=2)
-    temporary = Path(f'{path}.tmp')
-    temporary.write_text(text + '\n')
-    os.replace(temporary, path)
+    return dict(layers=layers, warnings=warned)
 
 
 def main(args: list | None = None) -> int:
@@ -162,7 +159,7 @@ def main(args: list | None = None) -> int:
             )
         warned = find_warnings(model, cfg, rows, args, trained)
         if args.json:
-            write_json(args.json, rows, warned)
+            write_json(args.json, as_json(rows, warned))
     except (cli.LaunchError, CheckpointError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

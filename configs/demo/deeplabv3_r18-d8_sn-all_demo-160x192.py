@@ -31,3 +31,6 @@ model = dict(
         channels=32,
         norm_cfg=norm_cfg,
         loss_decode=dict(loss_weight=2.4e-5, **loss)))
+
+# truth and prediction side by side, with the names of the digits
+visualizer = dict(type='PictureVisualizer')

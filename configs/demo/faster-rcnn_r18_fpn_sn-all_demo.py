@@ -42,3 +42,6 @@ model = dict(
         rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
     test_cfg=dict(
         rpn=dict(nms_pre=500, max_per_img=100), rcnn=dict(max_per_img=50)))
+
+# small pictures: enlarged, with labels beside the boxes
+visualizer = dict(type='PictureVisualizer')

@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What the paper advises against, looked for in a model and its config.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019: Table XI (rows 4 and 5), Sec. 4.3.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sn_mm.anatomy.components import component_of
 from sn_mm.anatomy.trace import NormTrace
+from sn_mm.utils import join_names
 
 from .norm_table import NormRow
 
@@ -77,10 +78,10 @@ def _single_positions(
     ]
     if layers:
         yield (
-            f'SN on maps of a single position: {_listed(layers)}. IN and LN '
-            'are unstable there (TPAMI, Table XI, 5); give these layers '
-            "another norm, such as norm_cfg=dict(type='GN', num_groups=32), "
-            'or none'
+            f'SN on maps of a single position: {join_names(layers, 4)}. IN '
+            'and LN are unstable there (TPAMI, Table XI, 5); give these '
+            "layers another norm, such as norm_cfg=dict(type='GN', "
+            'num_groups=32), or none'
         )
 
 
@@ -118,10 +119,10 @@ def _bn_ratios(rows: list[NormRow], images: int | None) -> Iterator[str]:
         worst = max(found)
         yield (
             f'BN ratios above {_LARGE_BN} at {images} image(s) per GPU: '
-            f'{_listed([name for _, name in found])} (largest {worst[0]:.2f} '
-            f'in {worst[1]}). Batch statistics are noisy there (TPAMI, Sec. '
-            '4.3); start from weights of a small batch, use SyncSN, or '
-            'bn_eval=True'
+            f'{join_names([name for _, name in found], 4)} '
+            f'(largest {worst[0]:.2f} in {worst[1]}). Batch statistics are '
+            'noisy there (TPAMI, Sec. 4.3); start from weights of a small '
+            'batch, use SyncSN, or bn_eval=True'
         )
 
 
@@ -166,9 +167,3 @@ def pretraining_batch(checkpoint: str) -> int | None:
         return _TORCHVISION_BATCH
     found = _BATCH.search(osp.basename(checkpoint))
     return int(found.group(1)) if found else None
-
-
-def _listed(names: list[str], limit: int = 4) -> str:
-    text = ', '.join(names[:limit])
-    more = len(names) - limit
-    return f'{text} and {more} more' if more > 0 else text

@@ -18,6 +18,7 @@ import numpy as np
 
 from sn_mm.anatomy.layer_info import LayerInfo
 from sn_mm.anatomy.ratios import KINDS, LayerRatios
+from sn_mm.utils import write_text
 
 FILE_NAME = 'ratios.jsonl'
 _FORMAT = 'sn_mm ratios'
@@ -83,10 +84,8 @@ class HistoryWriter:
                 kept = _kept(path, layers, resumed)
             else:
                 os.replace(path, _free(path))
-        temporary = path.with_name(f'{path.name}.tmp')
         lines = [head, *(_record_line(r) for r in kept)]
-        temporary.write_text(''.join(f'{line}\n' for line in lines))
-        os.replace(temporary, path)
+        write_text(path, ''.join(f'{line}\n' for line in lines))
         if kept:
             self.last = kept[-1].iteration
 

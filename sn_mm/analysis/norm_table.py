@@ -15,6 +15,7 @@ from sn_mm.anatomy.norms import find_norms, is_plain_norm, num_channels
 from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
 from sn_mm.layers import SyncSN
 from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
 
@@ -125,7 +126,7 @@ def table(rows: list[NormRow]) -> str:
         'trainable',
         'decayed',
     ]
-    cells = [head]
+    cells = []
     for row in rows:
         ratios = [_ratio_text(row.ratios, kind) for kind in KINDS]
         channels = '' if row.channels is None else str(row.channels)
@@ -134,12 +135,7 @@ def table(rows: list[NormRow]) -> str:
             + ratios
             + [row.trainable, row.decayed]
         )
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [
-        '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
-        for row in cells
-    ]
-    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+    return text_table(head, cells, rule=True)
 
 
 def _ratio_text(ratios: LayerRatios | None, kind: str) -> str:

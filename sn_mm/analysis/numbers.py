@@ -19,6 +19,9 @@ BINS = (49, 299)
 # A ratio of 0 would make the divergence infinite.
 _FLOOR = 1e-6
 _DIGITS = 6
+# A largest ratio that leads by less has not been chosen: 0.34 against 0.33.
+UNDECIDED = 0.02
+_NOTHING = 'undecided'
 
 
 def symmetric_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -164,12 +167,16 @@ def _group_numbers(
 def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
     """Which statistics the layers would use alone, and what changed.
 
+    A largest ratio that leads by less than :data:`UNDECIDED` is no choice:
+    'undecided' stands in its place.
+
     Raises:
         ValueError: for snapshots of different models.
     """
     check_same_layers(snapshots)
     choices = [
-        [{k: r.choice(k) for k in KINDS} for r in s.ratios] for s in snapshots
+        [{k: _decided(r, k) for k in KINDS} for r in s.ratios]
+        for s in snapshots
     ]
     made = []
     for number, (s, now) in enumerate(zip(snapshots, choices)):
@@ -178,7 +185,11 @@ def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
             iteration=s.iteration,
             mean=[list(c['mean']) for c in now],
             var=[list(c['var']) for c in now],
-            differing=sum(c['mean'] != c['var'] for c in now),
+            differing=sum(
+                _NOTHING not in c['mean'] + c['var'] and c['mean'] != c['var']
+                for c in now
+            ),
+            undecided=sum(_NOTHING in c['mean'] + c['var'] for c in now),
         )
         if number:
             before = choices[number - 1]
@@ -192,6 +203,14 @@ def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
         layers=[dict(i.to_json(), label=i.short) for i in snapshots[0].layers],
         statistics=statistics_of(snapshots),
         snapshots=made,
+    )
+
+
+def _decided(ratios: LayerRatios, kind: str) -> tuple[str, ...]:
+    """Each group's choice, if it is one."""
+    return tuple(
+        name if margin >= UNDECIDED else _NOTHING
+        for name, margin in zip(ratios.choice(kind), ratios.margin(kind))
     )
 
 

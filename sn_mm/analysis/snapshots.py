@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_state
 from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
-from sn_mm.checkpoints.errors import CheckpointError
 from sn_mm.checkpoints.weights import read_weights
+from sn_mm.utils.errors import CheckpointError
 
 from .history import FILE_NAME, HistoryError, read_history
 

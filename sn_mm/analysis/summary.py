@@ -6,6 +6,8 @@ from __future__ import annotations
 from sn_mm.anatomy.components import label
 from sn_mm.anatomy.ratios import KINDS
 
+from .numbers import UNDECIDED
+
 
 def summarize_layers(numbers: list[dict]) -> str:
     """For each snapshot: where each statistic leads, and what differs."""
@@ -85,6 +87,11 @@ def summarize_hard(numbers: dict) -> str:
         if 'changed' in snapshot:
             moved = sum(snapshot['changed'])
             text += f'; {moved} changed ({moved / count:.0%})'
+        if snapshot['undecided']:
+            text += (
+                f'; {snapshot["undecided"]} undecided (the largest ratio '
+                f'leads by less than {UNDECIDED})'
+            )
         lines.append(text)
     return '\n'.join(lines)
 

@@ -10,10 +10,12 @@ from typing import Union
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.layers import RowNorm, SN1d, SN3d
+
+from .probe import equals_its_kind
 
 Rule = Union[str, type]
 Rules = Union[Rule, Sequence[Rule], None]
@@ -30,9 +32,10 @@ _FORWARDS = {
 }
 # LayerNorm over the channels of (N, C, H, W): every library has its own.
 _LAYER_NORM_2D = ('LayerNorm2d', 'LN2d')
+# SN itself, and what derives from it, takes any number of axes.
 _BY_DIMENSION = {
     1: (nn.BatchNorm1d, nn.InstanceNorm1d, SN1d),
-    2: (nn.BatchNorm2d, nn.InstanceNorm2d, SN2d),
+    2: (nn.BatchNorm2d, nn.InstanceNorm2d),
     3: (nn.BatchNorm3d, nn.InstanceNorm3d, SN3d),
 }
 
@@ -85,21 +88,20 @@ def looks_like_norm(module: nn.Module) -> bool:
 def is_plain_norm(module: nn.Module) -> bool:
     """Whether a module normalizes (N, C, *spatial), and does nothing else.
 
-    Not so for LayerNorm, which normalizes the last axes of whatever it is
-    given, for frozen kinds, for layers with an activation inside, and for
-    parametrized ones.
+    Torch's own norms and ours do. Those of other libraries do where their
+    forward takes x alone and gives on a probe what their kind gives: not so
+    LayerNorm, which normalizes the last axes of whatever it is given, frozen
+    kinds, layers with an activation inside, parametrized ones, and lazy ones
+    that do not know their channels yet.
     """
     cls = type(module)
-    if is_parametrized(module):
+    if is_parametrized(module) or isinstance(module, LazyModuleMixin):
         return False
-    if cls.forward in _FORWARDS or cls.__name__ in _LAYER_NORM_2D:
+    if isinstance(module, RowNorm) or cls.forward in _FORWARDS:
         return True
-    if isinstance(module, SwitchNorm):
-        return True
-    # mmcv's own, from before torch's
-    return cls.__name__ == 'SyncBatchNorm' and cls.__module__.startswith(
-        'mmcv.'
-    )
+    if cls.__name__ == 'SyncBatchNorm' and cls.__module__.startswith('mmcv.'):
+        return True  # from before torch's; runs on a GPU alone
+    return looks_like_norm(module) and equals_its_kind(module)
 
 
 def num_channels(module: nn.Module) -> int:
@@ -108,7 +110,7 @@ def num_channels(module: nn.Module) -> int:
         return module.num_channels
     if hasattr(module, 'num_features'):
         return module.num_features
-    return module.normalized_shape[0]
+    return module.weight.numel()
 
 
 def dimension(cls: type) -> int | None:
@@ -121,8 +123,8 @@ def dimension(cls: type) -> int | None:
 
 def has_batch_statistics(module: nn.Module) -> bool:
     """Whether a plain norm normalizes with statistics of the batch."""
-    if isinstance(module, SwitchNorm):
-        return 'bn' in module.statistics
+    if isinstance(module, RowNorm):
+        return module.uses_batch_statistics
     return getattr(module, 'running_mean', None) is not None or isinstance(
         module, _BatchNorm
     )

@@ -54,6 +54,14 @@ class LayerRatios:
         best = getattr(self, kind).argmax(-1)
         return tuple(self.statistics[i] for i in best)
 
+    def margin(self, kind: str) -> np.ndarray:
+        """(G,) each group's largest ratio less the next; 1 if it is alone."""
+        ratios = getattr(self, kind)
+        if ratios.shape[-1] == 1:
+            return np.ones(len(ratios))
+        two = np.sort(ratios, -1)[:, -2:]
+        return two[:, 1] - two[:, 0]
+
     def is_finite(self) -> bool:
         """Whether all ratios are numbers."""
         return all(np.isfinite(getattr(self, k)).all() for k in KINDS)
@@ -64,10 +72,7 @@ class LayerRatios:
 
     def is_tied(self) -> bool:
         """Whether some group has no single largest ratio."""
-        if len(self.statistics) == 1:
-            return False
-        largest = [np.sort(getattr(self, k), -1)[:, -2:] for k in KINDS]
-        return any((two[:, 0] == two[:, 1]).any() for two in largest)
+        return any((self.margin(k) == 0).any() for k in KINDS)
 
 
 def ratios_of_model(model: nn.Module) -> list[LayerRatios]:

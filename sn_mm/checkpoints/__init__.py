@@ -4,7 +4,8 @@
 Importing this package registers ``sn://`` and ``bn2sn://`` in mmengine.
 """
 
-from .errors import CheckpointError
+from sn_mm.utils.errors import CheckpointError
+
 from .load import load_pretrained
 from .report import Report
 from .schemes import load_bn, load_sn

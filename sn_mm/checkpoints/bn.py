@@ -12,8 +12,10 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
+
 from .convert import check_finite
-from .errors import CheckpointError, listed
 from .report import Report, Used
 
 _RUNNING = ('running_mean', 'running_var')
@@ -98,7 +100,7 @@ def bn_to_sn(
             + (
                 'it has SN already, use sn:// or the file itself'
                 if already
-                else f'keys are {listed(state)}'
+                else f'keys are {join_names(state)}'
             )
         )
     out: OrderedDict[str, Tensor] = OrderedDict()

@@ -11,7 +11,9 @@ from typing import Callable, Optional
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, listed
+from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
+
 from .layouts import Layout
 from .report import Dropped, Report, Used
 
@@ -143,7 +145,7 @@ def _check(state: State, layout: Layout) -> None:
     if missing:
         raise CheckpointError(
             f'{len(missing)} keys of a {layout} are missing: '
-            f'{listed(missing)}: the file is incomplete'
+            f'{join_names(missing)}: the file is incomplete'
         )
     for entry in layout.entries:
         value = state[entry.public]

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sn_mm.utils.errors import CheckpointError
+
 from .entries import (
     BACKGROUND_LAST,
     Entry,
@@ -20,7 +22,6 @@ from .entries import (
     norm,
     without_background,
 )
-from .errors import CheckpointError
 from .resnet import (
     DEPTHS,
     STAGES,

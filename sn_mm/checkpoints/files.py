@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sn_mm.utils.errors import CheckpointError
+
 from .bn import bn_to_sn
 from .convert import (
     STYLES,
@@ -22,7 +24,6 @@ from .convert import (
     restore,
     style_of,
 )
-from .errors import CheckpointError
 from .infer import infer_parts
 from .layouts import Layout
 from .reader import CheckpointFile

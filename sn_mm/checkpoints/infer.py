@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
+
 from .detectron import params_of_detector
-from .errors import CheckpointError, listed
 from .resnet import resnet_params
 from .segmentation import decoder_params
 
@@ -43,7 +45,7 @@ def infer_parts(state: Mapping[str, Tensor]) -> list[Part]:
     if 'sn1.mean_weight' not in inner:
         raise CheckpointError(
             'no ResNet with SN in the norms called sn1, sn2, ... is in this '
-            f'file, which the public layouts need: {listed(shapes)}'
+            f'file, which the public layouts need: {join_names(shapes)}'
         )
     if 'rpn_head.rpn_conv.weight' in shapes:
         params = params_of_detector(shapes)

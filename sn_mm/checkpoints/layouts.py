@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
+
 from . import detectron, segmentation
 from .entries import Entry, NormKind
-from .errors import CheckpointError, listed
 from .resnet import (
     STAGES,
     Shapes,
@@ -106,9 +108,10 @@ def _refuse_others(shapes: Shapes, prefix: str) -> None:
         )
     raise CheckpointError(
         'no public SN layout has these keys: '
-        f'{listed(shapes) or "(none)"}. Known: ImageNet ResNet (conv1.weight, '
-        'sn1.mean_weight, ...), detection (Conv_Body.*), segmentation decoder '
-        '(cbr.0.weight, ...); docs/checkpoints.md has the table'
+        f'{join_names(shapes) or "(none)"}. Known: ImageNet ResNet '
+        '(conv1.weight, sn1.mean_weight, ...), detection (Conv_Body.*), '
+        'segmentation decoder (cbr.0.weight, ...); docs/checkpoints.md '
+        'has the table'
     )
 
 

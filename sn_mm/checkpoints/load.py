@@ -8,8 +8,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Optional
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
+
+from sn_mm.utils import join_names, unwrapped
+from sn_mm.utils.errors import CheckpointError
 
 from .bn import Ratios, bn_layers, bn_to_sn, same_name, sn_name
 from .checks import contradictions
@@ -21,7 +23,6 @@ from .convert import (
     mmpretrain_name,
     torchvision_name,
 )
-from .errors import CheckpointError, listed
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report, log
@@ -72,8 +73,7 @@ def fill(
     prefix: str | None = None,
 ) -> Report:
     """:func:`load_pretrained` from files that are read already."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrapped(model)
     report = Report(', '.join(source.names), '')
     if source.scheme == BN:
         file = opened[0][0]
@@ -92,8 +92,8 @@ def fill(
     if half:
         raise CheckpointError(
             f'{report.source} ({report.layout}) fills {_groups(half)} of the '
-            f'model only in part; it has no {listed(half)}: the model is of '
-            'another depth or design than the file'
+            f'model only in part; it has no {join_names(half)}: the model is '
+            'of another depth or design than the file'
         )
     model.load_state_dict(state, strict=False)
     log(report)
@@ -126,9 +126,9 @@ def _from_public(
     unplaced = [k for k in state if k not in own]
     if unplaced:
         raise CheckpointError(
-            f'{report.source} ({report.layout}) has {listed(unplaced)}, which '
-            f'{_groups(unplaced)} of the model lacks: the model is of another '
-            'depth or design than the file'
+            f'{report.source} ({report.layout}) has {join_names(unplaced)}, '
+            f'which {_groups(unplaced)} of the model lacks: the model '
+            'is of another depth or design than the file'
         )
     return state
 
@@ -283,7 +283,7 @@ def _group(key: str) -> str:
 
 
 def _groups(keys: Iterable[str]) -> str:
-    return listed(dict.fromkeys(map(_group, keys)), 12)
+    return join_names(dict.fromkeys(map(_group, keys)), 12)
 
 
 def _half_filled(missing: Iterable[str], state: Mapping[str, Tensor]):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .errors import CheckpointError
+from sn_mm.utils.errors import CheckpointError
 
 FOLDER_VARIABLE = 'SN_MM_CHECKPOINTS'
 REPOSITORIES = (

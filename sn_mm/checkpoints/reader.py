@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, listed
-from .progress import tracked
+from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
+
+from .tracked_file import tracked
 
 # outer keys that hold the weights, in the order they are looked for
 _WEIGHTS = ('state_dict', 'model')
@@ -115,8 +117,8 @@ def _check_weights(path: Path, state: dict) -> None:
     if others:
         raise CheckpointError(
             f'{path} is not a checkpoint: expected a dict of tensors, '
-            f"possibly under 'state_dict' or 'model', but {listed(others)} "
-            'are something else'
+            "possibly under 'state_dict' or 'model', but "
+            f'{join_names(others)} are something else'
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-from .errors import listed
+from sn_mm.utils import join_names, text_table
 
 
 class Used(NamedTuple):
@@ -64,7 +64,7 @@ class Report:
             for key, reason in self.dropped:
                 reasons.setdefault(reason, []).append(key)
             lines += [
-                f'dropped, {reason}: {listed(keys)}'
+                f'dropped, {reason}: {join_names(keys)}'
                 for reason, keys in reasons.items()
             ]
         problems = self.problems()
@@ -76,12 +76,12 @@ class Report:
         if self.unknown:
             lines.append(
                 'UNKNOWN keys of the file, not used: '
-                f'{listed(self.unknown, 20)}'
+                f'{join_names(self.unknown, 20)}'
             )
         if self.missing:
             lines.append(
                 'NOT FILLED by the file, as initialised: '
-                f'{listed(self.missing, 20)}'
+                f'{join_names(self.missing, 20)}'
             )
         return '\n  '.join(lines) or None
 
@@ -92,14 +92,8 @@ class Report:
         ]
         rows += [(d.source, '', '(dropped)', d.reason) for d in self.dropped]
         rows += [(key, '', '(unknown)', '') for key in self.unknown]
-        rows.insert(0, ('key in the file', 'shape', 'becomes', 'change'))
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return '\n'.join(
-            '  '.join(
-                cell.ljust(width) for cell, width in zip(row, widths)
-            ).rstrip()
-            for row in rows
-        )
+        head = ('key in the file', 'shape', 'becomes', 'change')
+        return text_table(head, rows)
 
 
 def log(report: Report) -> None:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sn_mm.utils.errors import CheckpointError
+
 from .entries import Entry, NormKind, conv, norm
-from .errors import CheckpointError
 
 # depth: (blocks per stage, bottleneck)
 DEPTHS = {

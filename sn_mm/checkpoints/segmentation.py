@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sn_mm.utils.errors import CheckpointError
+
 from .entries import Entry, NormKind, conv, norm
-from .errors import CheckpointError
 from .resnet import Shapes, norm_kind
 
 # public convolution, target, public classifier

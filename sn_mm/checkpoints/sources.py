@@ -23,7 +23,8 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
-from .errors import CheckpointError
+from sn_mm.utils.errors import CheckpointError
+
 from .layouts import Layout, recognize
 from .locate import locate
 from .reader import CheckpointFile, read_checkpoint

@@ -8,7 +8,8 @@ import os.path as osp
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from .errors import CheckpointError
+from sn_mm.utils.errors import CheckpointError
+
 from .files import convert_source
 
 _PUBLIC = 'sn://'

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import errno
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import CheckpointError
-from .progress import tracked
+from sn_mm.utils import written_whole
+from sn_mm.utils.errors import CheckpointError
+
+from .tracked_file import tracked
 
 
 def check_destination(path: Path) -> None:
@@ -43,31 +43,17 @@ def write_checkpoint(
             disk is full; nothing is left behind.
     """
     check_destination(path)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=f'.{path.name}.', dir=path.parent
-        )
-        with os.fdopen(handle, 'wb') as file:
-            with tracked(file, size, 'writing', progress) as sink:
-                torch.save(content, sink)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with (
+            written_whole(path) as temporary,
+            temporary.open('wb') as file,
+            tracked(file, size, 'writing', progress) as sink,
+        ):
+            torch.save(content, sink)
     except (OSError, RuntimeError) as error:  # torch wraps some in the latter
         raise CheckpointError(
             f'{path} cannot be written: {_why(error)}; nothing was left behind'
         ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _why(error: Exception) -> str:

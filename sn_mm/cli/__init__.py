@@ -14,6 +14,11 @@ from .arguments import (
 from .checks import check_checkpoint, check_data
 from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
+from .quiet import (
+    log_warnings_alone,
+    without_packaging_warnings,
+    without_prints,
+)
 from .testing import draw_predictions, dump_predictions, enable_tta
 from .training import enable_amp, enable_auto_scale_lr, set_resume
 from .weights import load_weights, put_weights
@@ -33,7 +38,10 @@ __all__ = [
     'export_local_rank',
     'load_config',
     'load_weights',
+    'log_warnings_alone',
     'put_weights',
     'register_toolbox',
     'set_resume',
+    'without_packaging_warnings',
+    'without_prints',
 ]

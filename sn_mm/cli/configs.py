@@ -14,6 +14,9 @@ from mmengine.runner import Runner
 from sn_mm.patches.cpu_processes import cpu_processes
 
 from .errors import LaunchError
+from .quiet import without_packaging_warnings
+
+_TOOLBOXES = ('mmdet', 'mmseg')
 
 
 def load_config(
@@ -38,7 +41,8 @@ def load_config(
     """
     path = _file_of(path)
     try:
-        cfg = Config.fromfile(path)
+        with without_packaging_warnings():
+            cfg = Config.fromfile(path)
     except (FileNotFoundError, SyntaxError) as error:
         raise LaunchError(f'config {path} cannot be read: {error}') from error
     cfg.launcher = launcher
@@ -74,19 +78,30 @@ def _file_of(path: str) -> str:
     return path
 
 
+def type_name(kind: str | type) -> str:
+    """The name of a ``type``, which pure Python configs give as a class.
+
+    >>> type_name('mmengine.OptimWrapper')
+    'OptimWrapper'
+    """
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.rpartition('.')[2]
+
+
 def register_toolbox(cfg: Config) -> str | None:
     """Import the toolbox of a config, so that its modules are registered.
 
     Args:
-        cfg: its ``default_scope`` is the name of the toolbox's package.
+        cfg: its ``default_scope`` is the name of the toolbox's package; pure
+            Python configs may lack it, and name the model by its class.
 
     Returns:
-        The scope, None for a config without one.
+        The toolbox, None where the config does not tell.
 
     Raises:
         LaunchError: if there is no such toolbox.
     """
-    scope = cfg.get('default_scope')
+    scope = cfg.get('default_scope') or _package_of_model(cfg)
     if scope is None or scope == 'mmengine':
         return scope
     try:
@@ -103,6 +118,15 @@ def register_toolbox(cfg: Config) -> str | None:
         ) from error
     register(init_default_scope=False)
     return scope
+
+
+def _package_of_model(cfg: Config) -> str | None:
+    """'mmdet' for ``model=dict(type=RetinaNet)``, in whatever file it is."""
+    model = cfg.get('model')
+    kind = model.get('type') if isinstance(model, dict) else None
+    bases = kind.__mro__ if isinstance(kind, type) else ()
+    packages = [base.__module__.partition('.')[0] for base in bases]
+    return next((p for p in packages if p in _TOOLBOXES), None)
 
 
 def build_runner(cfg: Config) -> Runner:

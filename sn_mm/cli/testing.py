@@ -93,7 +93,10 @@ def enable_tta(cfg: Config, scope: str | None) -> None:
 
 def _flip_tta_model() -> dict:
     nms = dict(type='nms', iou_threshold=0.5)
-    return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+    # named with their package: pure Python configs have no default scope
+    return dict(
+        type='mmdet.DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100)
+    )
 
 
 def _flip_tta_pipeline(cfg: Config) -> list:
@@ -101,8 +104,8 @@ def _flip_tta_pipeline(cfg: Config) -> list:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    flips = [dict(type='RandomFlip', prob=p) for p in (1.0, 0.0)]
-    pack = [dict(type='PackDetInputs', meta_keys=_DET_META)]
+    flips = [dict(type='mmdet.RandomFlip', prob=p) for p in (1.0, 0.0)]
+    pack = [dict(type='mmdet.PackDetInputs', meta_keys=_DET_META)]
     augment = dict(type='TestTimeAug', transforms=[flips, pack])
     return [*deepcopy(dataset.pipeline[:-1]), augment]
 
@@ -131,6 +134,6 @@ def dump_predictions(cfg: Config, scope: str | None, out: str) -> None:
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise LaunchError(f'--out {out} must end in .pkl or .pickle')
-    dump = dict(type='DumpDetResults', out_file_path=out)
+    dump = dict(type='mmdet.DumpDetResults', out_file_path=out)
     metrics = [metrics] if isinstance(metrics, dict) else list(metrics)
     cfg.test_evaluator = [*metrics, dump]

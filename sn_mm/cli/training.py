@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from .checks import check_checkpoint
+from .configs import type_name
 from .errors import LaunchError
 
 
@@ -18,16 +19,19 @@ def enable_amp(cfg: Config) -> None:
             of its own.
     """
     wrapper = cfg.optim_wrapper
-    if wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
+    # a name, maybe with its package in front, or in pure Python configs a
+    # class; without any mmengine takes OptimWrapper
+    kind = type_name(wrapper.get('type', 'OptimWrapper'))
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise LaunchError(
             '--amp needs optim_wrapper.type to be OptimWrapper, the config '
-            f'has {wrapper.type}; leave --amp out'
+            f'has {kind}; leave --amp out'
         )
     if get_device() == 'cpu':
         raise LaunchError(
             '--amp needs a GPU, and none is to be seen; leave --amp out'
         )
-    if wrapper.type == 'OptimWrapper':
+    if kind == 'OptimWrapper':
         wrapper.type = 'AmpOptimWrapper'
         wrapper.loss_scale = 'dynamic'
 

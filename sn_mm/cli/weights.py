@@ -8,11 +8,10 @@ import pickle
 from collections.abc import Iterable
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
-from sn_mm.checkpoints.errors import listed
+from sn_mm.utils import join_names, unwrapped
 
 from .errors import LaunchError
 
@@ -36,7 +35,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
         LaunchError: if the checkpoint cannot be read, or lacks weights of
             the model.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     try:
         content = mmengine_checkpoint._load_checkpoint(checkpoint, 'cpu')
     except _UNREADABLE as error:
@@ -61,13 +60,13 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
     missing = [k for k in result.missing_keys if not k.endswith(_OPTIONAL)]
     if missing:
         raise LaunchError(
-            f'{checkpoint} lacks {listed(missing, 3)}: it was trained with '
-            'another config than this one'
+            f'{checkpoint} lacks {join_names(missing, 3)}: it was trained '
+            'with another config than this one'
         )
     if result.unexpected_keys:
         print_log(
-            f'{checkpoint} also has {listed(result.unexpected_keys, 3)}, '
-            'which the model of the config has not',
+            f'{checkpoint} also has {join_names(result.unexpected_keys, 3)}, '
+            "which the config's model does not have",
             logger='current',
             level=logging.WARNING,
         )
@@ -85,7 +84,7 @@ def put_weights(content: dict, model: nn.Module, layers: Iterable[str]) -> int:
     Returns:
         The size of the weights in bytes.
     """
-    state, own = content['state_dict'], _unwrapped(model).state_dict()
+    state, own = content['state_dict'], unwrapped(model).state_dict()
     for layer in layers:
         for name in ('running_mean', 'running_var'):
             key = f'{layer}.{name}'
@@ -93,12 +92,6 @@ def put_weights(content: dict, model: nn.Module, layers: Iterable[str]) -> int:
             old = state.get(key, own[key])
             state[key] = own[key].cpu().to(old.dtype).reshape(old.shape)
     return sum(t.numel() * t.element_size() for t in state.values())
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module
-    return model
 
 
 def _details(error: RuntimeError) -> str:

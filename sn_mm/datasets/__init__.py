@@ -1,7 +1,12 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The paper's data sets on the disk: importing registers the Runner."""
 
-from .checks import DataError, check_dataloaders, check_dataset
+from .checks import (
+    DataError,
+    DataWarning,
+    check_dataloaders,
+    check_dataset,
+)
 from .layouts import LAYOUTS, Layout
 from .runner import DataCheckedRunner
 
@@ -9,6 +14,7 @@ __all__ = [
     'LAYOUTS',
     'DataCheckedRunner',
     'DataError',
+    'DataWarning',
     'Layout',
     'check_dataloaders',
     'check_dataset',

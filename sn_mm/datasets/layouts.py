@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -17,6 +18,9 @@ class Layout:
         image_suffix, label_suffix: of pictures and label maps; empty where
             an annotation file lists the pictures.
         label_fix: what to do if only the label maps are missing.
+        marks: what the paths of its files end with, or the names of its
+            folders: a data set without any of them is somebody's own, in a
+            class that was written for this one.
     """
 
     name: str
@@ -25,6 +29,12 @@ class Layout:
     image_suffix: str = ''
     label_suffix: str = ''
     label_fix: str = ''
+    marks: tuple[str, ...] = ()
+
+    def is_of(self, paths: Iterable[str]) -> bool:
+        """Whether these are paths of this data set, and not of another."""
+        parts = {part for p in paths for part in p.split('/')}
+        return any(mark in parts for mark in self.marks)
 
     def describe(self, root: str) -> str:
         """The tree under ``root``, and where it is obtained: one line."""
@@ -46,6 +56,12 @@ COCO = Layout(
     ),
     source='obtain it at https://cocodataset.org/#download (2017 Train '
     'images, Val images and Train/Val annotations, unpacked in one folder)',
+    marks=(
+        'instances_train2017.json',
+        'instances_val2017.json',
+        'image_info_test-dev2017.json',
+        'image_info_test2017.json',
+    ),
 )
 CITYSCAPES = Layout(
     name='Cityscapes',
@@ -67,6 +83,7 @@ CITYSCAPES = Layout(
     label_fix='CITYSCAPES_DATASET={root} python -m '
     'cityscapesscripts.preparation.createTrainIdLabelImgs makes them from '
     'the *_gtFine_polygons.json',
+    marks=('leftImg8bit', 'gtFine'),
 )
 ADE20K = Layout(
     name='ADE20K (SceneParsing 2016)',
@@ -79,6 +96,7 @@ ADE20K = Layout(
     'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
     image_suffix='.jpg',
     label_suffix='.png',
+    marks=('training', 'validation', 'testing'),
 )
 IMAGENET = Layout(
     name='ImageNet-1K (ILSVRC 2012)',
@@ -89,6 +107,7 @@ IMAGENET = Layout(
     source='obtain it, after registration, at '
     'https://image-net.org/challenges/LSVRC/2012 (ILSVRC2012_img_train.tar '
     'and ILSVRC2012_img_val.tar, each class in a folder of its own)',
+    marks=('train', 'val', 'train.txt', 'val.txt'),
 )
 
 # by the data set's type in a config

@@ -8,7 +8,6 @@ masks) is not part of the files; deployment tools add their own.
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from sn_mm.anatomy.components import component_of
+from sn_mm.utils import written_whole
 
 _OPSET = 17
 _ROIS = 3
@@ -150,16 +150,11 @@ def _export(part: Part, path: Path) -> None:
     # The newer exporter needs one more package, and torch 2.0 lacks it.
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
         options['dynamo'] = False
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about Python that is traced
-            torch.onnx.export(
-                part.module, (part.example,), str(temporary), **options
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about Python that is traced
+        torch.onnx.export(
+            part.module, (part.example,), str(temporary), **options
+        )
 
 
 def _error(part: Part, path: Path) -> float | None:

@@ -87,9 +87,7 @@ class _Pool(torch.autograd.Function):
         d_mean, d_var = _Sum.apply(d_pooled[:2], ctx.process_group)
         # through this function, so that second derivatives see that the
         # mean is everybody's
-        mean, _, total = _Pool.apply(
-            own, ctx.count, ctx.process_group, parts
-        )
+        mean, _, total = _Pool.apply(own, ctx.count, ctx.process_group, parts)
         share = ctx.count / total.clamp(min=1)
         d_own = torch.stack(
             [

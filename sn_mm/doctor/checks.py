@@ -9,9 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Sequence
 
 from .children import Outcome, probe
 from .findings import Finding
@@ -27,9 +27,7 @@ TOOLBOXES = {
 OF_MODULE = {'pkg_resources': '"setuptools<81"', 'sklearn': 'scikit-learn'}
 
 
-def examine(
-    needed: Sequence[str] = (), folders: bool = True
-) -> list[Finding]:
+def examine(needed: Sequence[str] = (), folders: bool = True) -> list[Finding]:
     """Everything that the page shows, in its order.
 
     Args:
@@ -123,9 +121,7 @@ def _has_driver() -> bool:
     """Whether NVIDIA's driver sees a GPU."""
     if shutil.which('nvidia-smi') is None:
         return False
-    done = subprocess.run(
-        ['nvidia-smi', '-L'], capture_output=True, text=True
-    )
+    done = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True)
     return done.stdout.startswith('GPU')
 
 
@@ -386,4 +382,3 @@ def check_data(seen: dict[str, Outcome]) -> list[Finding]:
         else:
             findings.append(Finding('data', root))
     return findings
-

@@ -8,13 +8,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 _SECONDS = 300  # for all imports, on a machine that does much else
 # A script's folder would come first in the child's path, and these modules
 # have common names.
-_CODE = 'import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path({0!r}, {1})'
+_CODE = (
+    'import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path({0!r}, {1})'
+)
 
 
 class Outcome(NamedTuple):

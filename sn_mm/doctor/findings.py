@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 _MARKS = {'ok': 'ok', 'note': '-', 'misfit': '!!'}
 _WIDTH = 78

@@ -73,16 +73,18 @@ def probe_sn_mm():
 
 
 def probe_cpu_backend():
-    import sn_mm
     import torch
+
+    import sn_mm
 
     found = sn_mm.backends(torch.rand(2, 8, 16, 16))
     return {'chosen': found.chosen, 'why_not': found.why_not}
 
 
 def probe_gpu_backend():
-    import sn_mm
     import torch
+
+    import sn_mm
 
     found = sn_mm.backends(torch.rand(2, 8, 16, 16, device='cuda'))
     return {'chosen': found.chosen, 'why_not': found.why_not}
@@ -107,7 +109,9 @@ def probe_data():
     found = {}
     for root, layout in roots.items():
         if os.path.isdir(root):
-            tree = [t for t in layout.tree if not t.startswith(('and', 'test'))]
+            tree = [
+                t for t in layout.tree if not t.startswith(('and', 'test'))
+            ]
             parts = sorted({t.split('/')[0] for t in tree})
             lacks = [
                 part

@@ -12,7 +12,8 @@ nothing of the rule, and the rule never sees x:
 1. moments of x (a read);
 2. the rule;
 3. the output (a read and a write), about the row's own mean ``near``, so
-   that it does not cancel: scale * (x - near) + bias - scale * (centre - near).
+   that it does not cancel: y = scale * (x - near) + shift, with shift = bias -
+   scale * (centre - near).
 
 Backward is two sweeps about the vector-Jacobian product of the rule, which
 is called again there. Only x and, where they are small, its moments are kept.
@@ -111,6 +112,8 @@ class _NormalizeRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *d_extras):
         x, moments, *rest = ctx.saved_tensors
+        if dy is not None and dy.layout is not torch.strided:
+            dy = dy.to_dense()
         params, brought = rest[: ctx.num_params], rest[ctx.num_params :]
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         if torch.is_grad_enabled():  # somebody wants second derivatives
@@ -161,9 +164,7 @@ def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
     """The gradients in plain operations, which autograd follows further."""
     inputs = [t for t, need in zip((x, *params), needs) if need]
     with replaying(brought):
-        outputs = normalize_rows_traced(
-            x, ctx.numbers.rule, params, ctx.relu
-        )
+        outputs = normalize_rows_traced(x, ctx.numbers.rule, params, ctx.relu)
     used = [
         (y, dy)
         for y, dy in zip(outputs, d_outputs)

@@ -35,14 +35,21 @@ def update_running(
         mean, var, count, batch, momentum
     ):
         return
+    with torch.no_grad():
+        _update(mean, var, count, batch, momentum)
+
+
+def _update(mean, var, count, batch, momentum) -> None:
     # No branch on what was seen: reading it would stall a GPU.
     moments = batch[:2, 0]
     seen = moments.isfinite().all()
     if batch.shape[0] > 2:
         seen = seen & (batch[2, 0, 0] > 0)
-    count.add_(seen)
-    step = 1 / count.clamp(min=1) if momentum is None else momentum
-    step = seen.to(mean.dtype) * step  # a bool times 0.1 is a float32
-    moments = torch.where(seen, moments, torch.zeros_like(moments)).to(mean)
-    mean.lerp_(moments[0], step)
-    var.lerp_(moments[1], step)
+    if momentum is None:
+        momentum = 1 / (count + seen).clamp(min=1)
+    step = seen.to(mean.dtype) * momentum  # a bool times 0.1 is a float32
+    for own, new in ((mean, moments[0]), (var, moments[1])):
+        # zeros, since infinity times 0 is NaN
+        new = torch.where(seen, new, torch.zeros_like(new))
+        own.lerp_(new.to(own.dtype), step.to(own.dtype))
+    count.add_(seen)  # last: a refused buffer is no batch

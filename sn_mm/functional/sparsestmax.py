@@ -87,7 +87,8 @@ def _push(
     off = torch.where(face & outside, pushed, -torch.inf * torch.ones_like(p))
     projected = sparsemax(torch.where(outside, off, p))
     p = torch.where(inside, torch.where(outside, projected, pushed), p)
-    return p, torch.where(outside, projected > 0, face)
+    # not torch.where: onnxruntime has none of booleans
+    return p, (outside & (projected > 0)) | (~outside & face)
 
 
 def without_entry(ratios: Tensor, index: int) -> Tensor:

@@ -200,6 +200,11 @@ class TritonSwitch(SwitchNumbers):
 
     kernels = 'sn_mm.kernels.fused.switch_triton'
 
+    @classmethod
+    def is_usable(cls) -> bool:
+        """Always, where Triton's sweeps run."""
+        return True
+
 
 def _all_params(params: Params) -> tuple:
     """mean_weight, var_weight, weight, bias."""

@@ -2,6 +2,7 @@
 """Hooks of mmengine's Runner: importing this package registers them."""
 
 from .batch_average_hook import BatchAverageHook
+from .radius_hook import RadiusHook
 from .ratio_hook import RatioHook
 
-__all__ = ['BatchAverageHook', 'RatioHook']
+__all__ = ['BatchAverageHook', 'RadiusHook', 'RatioHook']

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -17,6 +16,7 @@ from torch import nn
 
 from sn_mm.recalibrate.batch_average import find_averaged, update_batch_average
 from sn_mm.recalibrate.fresh_loader import batches_for, fresh_loader
+from sn_mm.utils import check_count, unwrapped
 
 
 @HOOKS.register_module()
@@ -57,9 +57,9 @@ class BatchAverageHook(Hook):
         include_bn: bool = False,
         second_moment: bool = False,
     ) -> None:
-        _check_positive('num_samples', num_samples)
+        check_count('num_samples', num_samples)
         if interval is not None:
-            _check_positive('interval', interval)
+            check_count('interval', interval)
         self.interval = interval
         self.num_samples = num_samples
         self.by_epoch = by_epoch
@@ -76,7 +76,7 @@ class BatchAverageHook(Hook):
                 'BatchAverageHook(by_epoch=True) in an iteration-based loop, '
                 'which has no epochs; leave by_epoch out'
             )
-        find_averaged(_unwrapped(runner.model), self.include_bn)
+        find_averaged(unwrapped(runner.model), self.include_bn)
         fresh_loader(runner.train_dataloader)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -109,7 +109,7 @@ class BatchAverageHook(Hook):
         return self.interval or runner.train_loop.val_interval
 
     def _update(self, runner: Runner) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         ema = _ema_hook(runner)
         loader = runner.train_dataloader
         try:
@@ -129,19 +129,6 @@ class BatchAverageHook(Hook):
             # EMAHook evaluates averaged parameters with this model's buffers
             _copy_statistics(ema.ema_model.module, model, done.layers)
         runner.logger.info(done.summary())
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f'{name} must be an int, got {value!r}')
-    if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module
-    return model
 
 
 def _ema_hook(runner: Runner) -> EMAHook | None:

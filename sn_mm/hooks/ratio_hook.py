@@ -10,14 +10,13 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
 from sn_mm.analysis.history import FILE_NAME, HistoryWriter, Record
 from sn_mm.anatomy.layer_info import infos_of_model
 from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratios_of_model
+from sn_mm.utils import check_count, unwrapped
 
 
 @HOOKS.register_module()
@@ -51,10 +50,7 @@ class RatioHook(Hook):
         scalars: bool = True,
         history: bool = True,
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int):
-            raise TypeError(f'interval must be an int, got {interval!r}')
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
+        check_count('interval', interval)
         self.interval = interval
         self.by_epoch = by_epoch
         self.scalars = scalars
@@ -66,7 +62,7 @@ class RatioHook(Hook):
         """Open the history, and record where training starts."""
         if not is_main_process():
             return
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         ratios = ratios_of_model(model)  # before any work: is there an SN?
         self._last = None
         if self.history:
@@ -109,7 +105,7 @@ class RatioHook(Hook):
             return
         self._last = iteration
         if ratios is None:
-            ratios = ratios_of_model(_unwrapped(runner.model))
+            ratios = ratios_of_model(unwrapped(runner.model))
         if self._writer is not None:
             self._writer.append(Record(iteration, runner.epoch, ratios))
         if self.scalars:
@@ -123,9 +119,3 @@ def _scalars(ratios: list[LayerRatios]) -> dict[str, float]:
         for kind in KINDS
         for name, share in zip(layer.statistics, layer.average(kind))
     }
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module
-    return model

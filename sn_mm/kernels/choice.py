@@ -106,7 +106,7 @@ def _forced(x: Tensor, name: str) -> ModuleType:
     return module
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(name: str) -> ModuleType:
     """Imported when first needed: Triton's compiler takes a second."""
     return importlib.import_module(_MODULES[name])

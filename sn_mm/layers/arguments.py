@@ -5,13 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-def check_count(name: str, value: int) -> None:
-    """Raise unless ``value`` is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f'{name} must be an int, got {value!r}')
-    if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
+from sn_mm.utils import check_count
 
 
 def check_divides(name: str, value: int, num_features: int) -> None:
@@ -45,7 +39,5 @@ def check_names(
                 f'unknown {what} {name!r} in {names!r}; choose from {choices}'
             )
     if len(set(names)) != len(names):
-        raise ValueError(
-            f'duplicate {what} in {names!r}; name each one once'
-        )
+        raise ValueError(f'duplicate {what} in {names!r}; name each one once')
     return tuple(names)

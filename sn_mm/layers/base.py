@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sn_mm.functional.traced import is_recorded
+from sn_mm.utils import check_count
+
 from . import state
-from .arguments import check_count
-from .script import called_from_script
+from .blame import blame_tensor
+from .script import called_from_script, prepare_to_script
 
 
 class RowNorm(_InstanceNorm):
@@ -88,11 +91,22 @@ class RowNorm(_InstanceNorm):
                 return self._as_node(input)
         self.check_input(input)
         self.check_state()
-        return self.normalize(input)
+        if is_recorded():
+            return self.normalize(input)
+        try:
+            return self.normalize(input)
+        except Exception as error:
+            blame_tensor(self, input, error)
+            raise
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
         raise NotImplementedError
+
+    def __prepare_scriptable__(self) -> RowNorm:
+        """What torch.jit.script calls before it compiles a model."""
+        prepare_to_script(self)
+        return self
 
     def reset_parameters(self) -> None:
         """Parameters and buffers as in a new layer."""
@@ -134,8 +148,8 @@ class RowNorm(_InstanceNorm):
         """Raise an error that names what is wrong with x, and the fix."""
         ranks = self._ranks
         if x.dim() < 2 or (ranks is not None and x.dim() not in ranks):
-            text = '2 or more' if ranks is None else ' or '.join(
-                map(str, ranks)
+            text = (
+                '2 or more' if ranks is None else ' or '.join(map(str, ranks))
             )
             raise ValueError(
                 f'{type(self).__name__} expects input of rank {text} '

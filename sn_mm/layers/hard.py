@@ -94,7 +94,7 @@ class HardRatios:
             self._fix_ratio(name, getattr(self, name).detach())
         self.hard_ratios = True
 
-    def _choose_loaded(self) -> None:
+    def choose_(self) -> None:
         """Choose by loaded ratios, if they are those of a training.
 
         Ratios that are all equal are a new layer's: whoever saved it had not

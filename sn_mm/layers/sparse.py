@@ -36,6 +36,21 @@ class SparseRatios:
         with torch.no_grad():
             return {moment: self._ratio(moment) for moment in _MOMENTS}
 
+    def check_state(self) -> None:
+        """Raise an error that names what does not fit the settings."""
+        super().check_state()
+        groups = self.ratio_groups
+        for name, length in (
+            *((f'{moment}_fixed', groups) for moment in _MOMENTS),
+            ('radius', 1),
+        ):
+            t = getattr(self, name)
+            if t.shape != (length,):
+                raise ValueError(
+                    f'{name} has shape {tuple(t.shape)}, but ratio_groups='
+                    f'{groups} needs {(length,)}: build a new layer'
+                )
+
     def harden_(self) -> None:
         """Fix each moment's largest ratio at 1 and the others at 0."""
         super().harden_()

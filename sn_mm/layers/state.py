@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sn_mm.utils.errors import CheckpointError
 
-_ONE_FOR_EACH_CHANNEL = ('weight', 'bias', 'running_mean', 'running_var')
+ONE_FOR_EACH_CHANNEL = ('weight', 'bias', 'running_mean', 'running_var')
 
 
 def write_settings(layer: nn.Module, destination, prefix: str) -> None:
@@ -60,7 +60,7 @@ def flatten_public(layer: nn.Module, state_dict, prefix: str) -> None:
     (1, C, 1, 1) affine parameters, (1, C, 1) running statistics, and no
     ``num_batches_tracked``.
     """
-    for name in _ONE_FOR_EACH_CHANNEL:
+    for name in ONE_FOR_EACH_CHANNEL:
         value = state_dict.get(prefix + name)
         if (
             isinstance(value, Tensor)

@@ -241,7 +241,10 @@ class SwitchNorm(HardRatios, RowNorm):
             return None
         if self.training and not self.bn_eval:
             return None
-        return self.running_mean, self.running_var
+        return tuple(
+            t.detach() if t.requires_grad else t
+            for t in (self.running_mean, self.running_var)
+        )
 
     def _is_constant(
         self,
@@ -321,7 +324,7 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
-            self._choose_loaded()
+            self.choose_()
 
 
 @MODELS.register_module(name=['SN', 'SN2d'])

@@ -97,7 +97,7 @@ class Synchronized:
         return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _uncompiled_forward() -> Callable:
     """The layer's forward, which torch.compile then leaves alone.
 

@@ -128,9 +128,7 @@ def _convolve(x, offset, weight, options, mask=None, bias=None) -> Tensor:
     if torchvision_ops('deform_conv2d') is not None:
         from torchvision.ops import deform_conv2d
 
-        return deform_conv2d(
-            x, offset, weight, bias, *options[:3], mask=mask
-        )
+        return deform_conv2d(x, offset, weight, bias, *options[:3], mask=mask)
     n, channels = x.shape[:2]
     out_size = offset.shape[2:]
     samples = _sample(x, offset, weight.shape[2:], options)
@@ -138,9 +136,7 @@ def _convolve(x, offset, weight, options, mask=None, bias=None) -> Tensor:
         mask = mask.reshape(n * options.offset_groups, 1, *samples.shape[2:])
         samples = samples * mask
     # (N, groups, channels of a group * taps, positions)
-    samples = samples.reshape(
-        n, options.groups, -1, out_size[0] * out_size[1]
-    )
+    samples = samples.reshape(n, options.groups, -1, out_size[0] * out_size[1])
     matrix = weight.reshape(options.groups, -1, samples.shape[2])
     out = (matrix @ samples).reshape(n, -1, *out_size)
     return out if bias is None else out + bias.view(-1, 1, 1)

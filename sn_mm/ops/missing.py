@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import FrameType
-from typing import Callable, Iterator
+from typing import Callable
 
 from torch import nn
 

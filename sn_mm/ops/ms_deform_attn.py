@@ -6,7 +6,6 @@ mmcv calls it on GPUs; on the CPU it has its own.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,7 +66,9 @@ def _attend(value, spatial_shapes, locations, weights) -> Tensor:
     # a head is an image of its own
     value = value.permute(0, 2, 3, 1).flatten(0, 1)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
-    weights = weights.transpose(1, 2).reshape(n * heads, 1, queries, levels, -1)
+    weights = weights.transpose(1, 2).reshape(
+        n * heads, 1, queries, levels, -1
+    )
     sizes = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
     maps = value.split([h * w for h, w in sizes], dim=-1)
     output = value.new_zeros(n * heads, channels, queries)

@@ -9,7 +9,8 @@ directions are worked out apart (:func:`taps_along`), then crossed.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

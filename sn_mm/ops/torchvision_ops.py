@@ -8,7 +8,7 @@ import functools
 import torch
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def torchvision_ops(name: str):
     """``torch.ops.torchvision`` if it has an operator of that name.
 

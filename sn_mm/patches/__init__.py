@@ -14,6 +14,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.radius_watch`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
@@ -28,6 +29,7 @@ from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
+from .radius_watch import watch_radius
 from .sync_bn import watch_sync_bn
 
 
@@ -41,6 +43,7 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     register_pretrained()
+    watch_radius()
 
 
 __all__ = [
@@ -51,5 +54,6 @@ __all__ = [
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'watch_radius',
     'watch_sync_bn',
 ]

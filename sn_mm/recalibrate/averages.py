@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Averages of batch moments: the statistics that BN is tested with.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019, Sec. 3.1, 'Inference': means and variances of mini-batches,
 averaged, in place of the moving average.
 """

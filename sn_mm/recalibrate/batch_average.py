@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Batch average: BN's test statistics from training batches.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019, Sec. 3.1, 'Inference'.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,20 +18,13 @@ from typing import Any, Callable
 import torch
 from mmengine import dist
 from mmengine.logging import print_log
-from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from sn_mm.layers import RowNorm
+from sn_mm.utils import join_names, progress_bar, unwrapped
 
 from .averages import MomentAverage, merge
 from .fresh_loader import fresh_loader
@@ -62,8 +54,9 @@ class BatchAverage:
         )
         for why in sorted(set(self.left.values())):
             names = [n for n, reason in self.left.items() if reason == why]
-            some = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
-            text += f'; {len(names)} keep theirs ({why}): {some}'
+            text += (
+                f'; {len(names)} keep theirs ({why}): {join_names(names, 3)}'
+            )
         return text
 
 
@@ -128,8 +121,7 @@ def update_batch_average(
         raise ValueError(
             f'num_iters must be at least 1, or None for all, got {num_iters}'
         )
-    while is_model_wrapper(model):
-        model = model.module
+    model = unwrapped(model)
     with restored_random_state(), restored(model):
         if not model.training:
             model.train()
@@ -270,7 +262,8 @@ def _run(
     """Feed the batches to the model; their number, over all processes."""
     done, iterator = 0, iter(data)
     total = _length(data, num_iters)
-    with torch.no_grad(), _bar(total, progress) as advance:
+    bar = progress_bar('batch average', total, progress)
+    with torch.no_grad(), bar as advance:
         while num_iters is None or done < num_iters:
             batch = next(iterator, None)
             if not _everywhere(batch is not None):
@@ -332,20 +325,3 @@ def _merged(
         name: merge(layer, second_moment)
         for name, layer in zip(averages, by_layer)
     }
-
-
-@contextmanager
-def _bar(total: int | None, shown: bool) -> Iterator[Callable[[], None]]:
-    console = Console(file=sys.stderr)
-    if not (shown and dist.is_main_process() and console.is_terminal):
-        yield lambda: None
-        return
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task('batch average', total=total)
-        yield lambda: bar.advance(task)

@@ -24,7 +24,11 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.layers import RowNorm
+from sn_mm.utils import join_names
+
+from .frozen import keep_function, takes_over
+from .place import axes_at
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (
@@ -73,10 +77,18 @@ def convert_norm(
     very parameters and running statistics: affine ones, and between SN
     layers the ratios. They also keep ``eps``, ``momentum``, ``affine``,
     ``num_groups`` and all that SN layers have in common, unless ``cfg`` says
-    otherwise; mode, device, dtype and hooks; frozen layers stay frozen, and
-    layers in several places stay shared. 'SN' on a one- or three-dimensional
-    layer is SN1d or SN3d. Others, such as LayerNorm over tokens, are left
-    alone. What was done is logged.
+    otherwise; mode, device, dtype and hooks; layers in several places stay
+    shared. 'SN' on a one- or three-dimensional layer is SN1d or SN3d.
+
+    Frozen layers stay frozen. SN in their place could never learn its
+    ratios, so it takes the old norm's statistic alone: a frozen BN becomes
+    SN on BN's running statistics, in training too (``bn_eval``). Where the
+    new type has no such statistic, the frozen norm is left as it is.
+
+    Others are left alone: LayerNorm over tokens, norms whose forward takes
+    more than x or does more than normalize, lazy ones before their first
+    call. What was done is logged; so is that the config of the model, which
+    still names the old norm, does not fit its checkpoints any more.
 
     Args:
         model: changed in place.
@@ -109,16 +121,21 @@ def convert_norm(
     norms = find_norms(model, include, exclude)
     chosen = select(model, list(norms), components)
     norms = {name: norms[name] for name in chosen}
-    targets = {name: _target(m, cfg) for name, m in norms.items()}
+    targets = {name: _target(m, name, model, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
     built = {
         name: _build(norms[name], target, model)
         for name, target in targets.items()
         if target is not None
     }
+    trains = cfg.get('requires_grad', True)
+    frozen = {n for n in built if not trains or _is_frozen(norms[n])}
+    for name in frozen:
+        if not takes_over(norms[name], built[name][0]):
+            del built[name]
     replaced = {}
     for name, (layer, kept) in built.items():
-        _hand_over(norms[name], layer, kept, cfg.get('requires_grad', True))
+        _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
     model = _replace(model, replaced)
     _report(norms, replaced)
@@ -152,13 +169,22 @@ def _norm_class(kind: Any) -> type | None:
         return registry.get(kind)
 
 
-def _target(old: nn.Module, cfg: dict) -> dict | None:
+def _target(
+    old: nn.Module, name: str, model: nn.Module, cfg: dict
+) -> dict | None:
     """``cfg`` for the place of ``old``; None if it has none there."""
-    kind, number = cfg['type'], dimension(type(old))
+    kind = cfg['type']
+    number = dimension(type(old))
+    cls = _norm_class(kind)
+    if number is None and cls is not None and dimension(cls) is not None:
+        # one that takes any rank, for one that does not
+        number = axes_at(model, name)
+        if number is None:
+            return None
     if isinstance(kind, str) and number in (1, 3):
         sibling = f'{kind}{number}d'
         kind = sibling if _norm_class(sibling) else kind
-    cls = _norm_class(kind)
+        cls = _norm_class(kind)
     if cls is None:
         raise KeyError(
             f'norm type {kind!r} is not registered; sn_mm has SN, SN1d, SN2d, '
@@ -197,11 +223,13 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
 
 
 def _arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Parameters of a norm's constructor; SyncSN passes SN's on."""
-    found = dict(inspect.signature(cls.__init__).parameters)
-    if issubclass(cls, SwitchNorm):
-        base = inspect.signature(SwitchNorm.__init__).parameters
-        found = {**base, **found}
+    """Parameters of a norm's constructor, those passed on included."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in reversed(cls.__mro__):
+        if '__init__' in base.__dict__:
+            own = inspect.signature(base.__init__).parameters
+            passes_on = any(p.kind is p.VAR_KEYWORD for p in own.values())
+            found = {**(found if passes_on else {}), **own}
     return found
 
 
@@ -221,7 +249,7 @@ def _build(
         for name, value in state.items()
         if name in own and own[name].shape == value.shape
     ]
-    if not _same_ratios(old, new):
+    if not _same_logits(old, new):
         kept = [name for name in kept if name not in _RATIOS]
     return new, kept
 
@@ -236,24 +264,40 @@ def _first_tensor(module: nn.Module) -> torch.Tensor | None:
     return next((t for t in tensors if t.is_floating_point()), None)
 
 
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
 def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
+    """Whether both mix the same statistics, in the same groups."""
+    shapes = [
+        {k: r.shape for k, r in m.ratios().items()}
+        for m in (old, new)
+        if isinstance(m, RowNorm)
+    ]
     return (
-        isinstance(old, SwitchNorm)
-        and isinstance(new, SwitchNorm)
+        len(shapes) == 2
+        and bool(shapes[0])
+        and shapes[0] == shapes[1]
         and old.statistics == new.statistics
     )
 
 
+def _same_logits(old: nn.Module, new: nn.Module) -> bool:
+    """... and make ratios of their parameters in the same way."""
+    sparse = hasattr(old, 'radius') == hasattr(new, 'radius')
+    return sparse and _same_ratios(old, new)
+
+
 def _hand_over(
-    old: nn.Module, new: nn.Module, kept: list[str], trains: bool
+    old: nn.Module, new: nn.Module, kept: list[str], frozen: bool
 ) -> None:
     """Give ``new`` the state, the hooks and the mode of ``old``.
 
     The tensors themselves: what else refers to them, an optimizer or a layer
     that shares them, goes on to do so. The same holds for handles of hooks.
     """
-    parameters = list(old.parameters())
-    frozen = parameters and not any(p.requires_grad for p in parameters)
     for name in kept:
         own = new._parameters if name in new._parameters else new._buffers
         value = _state(old)[name]
@@ -262,14 +306,18 @@ def _hand_over(
             own[name] = value
         else:
             own[name].data.copy_(value)
-    for parameter in new.parameters():
-        if frozen or not trains:
-            parameter.requires_grad_(False)
+    if _same_ratios(old, new):
+        if not _same_logits(old, new):
+            new.set_ratios_(old.ratios())
+    elif frozen:
+        keep_function(old, new)
+    if frozen:
+        new.requires_grad_(False)
     for name in _HOOKS:
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
-    if getattr(new, 'hard_ratios', False) and set(_RATIOS) <= set(kept):
-        new.harden_()
+    if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
+        new.choose_()
     new.train(old.training)
 
 
@@ -305,7 +353,6 @@ def _report(
         or 'no norm layer to convert'
     )
     if left:
-        some = ', '.join(left[:5]) + (', ...' if len(left) > 5 else '')
-        text += f'; {len(left)} left alone: {some}'
+        text += f'; {len(left)} left alone: {join_names(left, 5)}'
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)

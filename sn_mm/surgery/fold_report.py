@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sn_mm.anatomy.components import label
+from sn_mm.utils import text_table
 
 
 @dataclass(frozen=True)
@@ -63,32 +64,25 @@ class FoldReport:
 
     def table(self) -> str:
         """A line for every layer, aligned, and the summary."""
+        head = [
+            'layer',
+            'component',
+            'mean/var',
+            'became',
+            'numbers saved',
+            'map saved',
+            '',
+        ]
         rows = [
             [
-                'layer',
-                'component',
-                'mean/var',
-                'became',
-                'numbers saved',
-                'map saved',
-                '',
+                layer.name,
+                label(layer.component),
+                f'{layer.mean}/{layer.var}',
+                layer.action,
+                str(layer.numbers),
+                str(layer.elements),
+                layer.why,
             ]
+            for layer in self.layers
         ]
-        for layer in self.layers:
-            rows.append(
-                [
-                    layer.name,
-                    label(layer.component),
-                    f'{layer.mean}/{layer.var}',
-                    layer.action,
-                    str(layer.numbers),
-                    str(layer.elements),
-                    layer.why,
-                ]
-            )
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = [
-            '  '.join(c.ljust(w) for c, w in zip(r, widths)).rstrip()
-            for r in rows
-        ]
-        return '\n'.join([*lines, '', self.summary()])
+        return f'{text_table(head, rows)}\n\n{self.summary()}'

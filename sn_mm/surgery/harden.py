@@ -1,7 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Soft ratios to hard ones, in models and in state dicts.
 
-"Switchable Normalization for Learning-to-Normalize Deep Neural Networks",
+"Switchable Normalization for Learning-to-Normalize Deep Representation",
 TPAMI 2019, Sec. 4.1.4 ("hard ratios") and Table III.
 """
 

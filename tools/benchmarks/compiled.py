@@ -9,9 +9,11 @@ import torch
 from mmdet.models import ResNet
 from torch import Tensor, nn
 
+from sn_mm.utils import progress_bar
+
 from .layers import check_norms
 from .steps import NORM_CFGS
-from .timing import time_together
+from .timing import runs, time_together
 
 WITHOUT = 'no norm'
 
@@ -46,14 +48,16 @@ def benchmark_compiled(
     """
     check_norms(norms, (*NORM_CFGS, WITHOUT))
     x = torch.randn(images, 3, size, size, device=device)
-    runs = {}
+    candidates = {}
     for name in norms:
         model = _backbone(name).to(device)
         model.train(training)
         compiled = torch.compile(model, backend=backend)
         for kind, call in (('ms', model), ('compiled_ms', compiled)):
-            runs[name, kind] = _run(model, call, x, training)
-    times = time_together(runs, repeats, x.device)
+            candidates[name, kind] = _run(model, call, x, training)
+    total = runs(len(candidates), repeats)
+    with progress_bar('compiled', total) as advance:
+        times = time_together(candidates, repeats, x.device, advance=advance)
     return [
         dict(norm=n, **{k: times[n, k] for k in ('ms', 'compiled_ms')})
         for n in norms

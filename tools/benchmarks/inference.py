@@ -13,9 +13,10 @@ from torch import nn
 
 from sn_mm.layers.switchable import SwitchNorm
 from sn_mm.surgery import fold, harden
+from sn_mm.utils import progress_bar
 
 from .steps import NORM_CFGS, build
-from .timing import time_together
+from .timing import runs, time_together
 
 _ROIS = 100
 _ROI_SIDE = 7
@@ -58,11 +59,15 @@ def benchmark_inference(
     """
     models = _models(shares)
     where = torch.device(device)
-    runs = {
+    candidates = {
         name: _forward(model.to(where), size, images, where)
         for name, model in models.items()
     }
-    times = time_together(runs, repeats, where, warmup=1)
+    total = runs(len(candidates), repeats, 1)
+    with progress_bar('inference', total) as advance:
+        times = time_together(
+            candidates, repeats, where, warmup=1, advance=advance
+        )
     return [
         dict(model='detector', norm=name, ms=ms, layers=_count(models[name]))
         for name, ms in times.items()

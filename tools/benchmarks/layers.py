@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sn_mm.functional import switchable_norm_reference
 from sn_mm.layers import SN2d, SyncSN
+from sn_mm.utils import progress_bar
 
 from .memory import kept_for_backward
-from .timing import time_together
+from .timing import runs, time_together
 
 # (N, C, H, W): the stages of a ResNet-50 detector at 800 x 1216, 2 images,
 # and the features of 512 boxes and 256 masks
@@ -95,20 +96,36 @@ def benchmark_layers(
     """
     check_norms(norms, NORMS)
     rows = []
-    for shape in shapes:
-        x = torch.randn(shape, device=device).to(dtype)
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        layers = {
-            n: NORMS[n](shape[1]).to(device).train(training) for n in norms
-        }
-        runs = {n: _run(layer, x, training) for n, layer in layers.items()}
-        for name, ms in time_together(runs, repeats, x.device).items():
-            row = dict(shape=list(shape), norm=name, ms=ms)
-            if training:
-                kept = kept_for_backward(layers[name], x)
-                row['kept'] = kept / (x.numel() * x.element_size())
-            rows.append(row)
+    total = len(shapes) * runs(len(norms), repeats)
+    with progress_bar('layers', total) as advance:
+        for shape in shapes:
+            x = torch.randn(shape, device=device).to(dtype)
+            if channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            rows += _measured(norms, x, training, repeats, advance)
+    return rows
+
+
+def _measured(
+    norms: Sequence[str],
+    x: Tensor,
+    training: bool,
+    repeats: int,
+    advance: Callable[[], None],
+) -> list[dict]:
+    """The rows of one input."""
+    layers = {
+        n: NORMS[n](x.shape[1]).to(x.device).train(training) for n in norms
+    }
+    steps = {n: _run(layer, x, training) for n, layer in layers.items()}
+    times = time_together(steps, repeats, x.device, advance=advance)
+    rows = []
+    for name, ms in times.items():
+        row = dict(shape=list(x.shape), norm=name, ms=ms)
+        if training:
+            kept = kept_for_backward(layers[name], x)
+            row['kept'] = kept / (x.numel() * x.element_size())
+        rows.append(row)
     return rows
 
 

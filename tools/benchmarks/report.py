@@ -6,21 +6,43 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from sn_mm.kernels.native import sweeps
+
 from .layers import bandwidth_shares, geometric_means
+
+# Okabe and Ito's colours, told apart with any kind of colour vision, and a
+# grey for the copy.
+_LOOKS = {
+    'SN': ('#D55E00', 'o'),
+    'SyncSN': ('#0072B2', 's'),
+    'BN': ('#009E73', 'D'),
+    'GN': ('#CC79A7', '^'),
+    'LN': ('#E69F00', 'v'),
+    'IN': ('#56B4E9', 'P'),
+    'plain SN': ('#000000', 'X'),
+    'copy': ('#999999', '*'),
+}
+_NO_DATE = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
 
 
 def machine() -> dict[str, str | int]:
     """Hardware and versions, to stand beside every figure."""
     facts = dict(
         cpu=_cpu_model(),
+        cores=os.cpu_count(),
+        caches=_caches(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,
+        compiler=_compiler(),
+        flags=_flags(),
     )
     if torch.cuda.is_available():
         facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda)
@@ -100,17 +122,25 @@ def write_json(path: str | Path, results: dict) -> None:
 
 
 def plot_growth(rows: list[dict], path: str | Path) -> None:
-    """Time against the size of the input, one line for every norm."""
+    """Time against the size of the input, one line for every norm.
+
+    A norm has the same colour and marker in every picture, whichever others
+    are drawn.
+
+    Args:
+        rows: of :func:`sn_mm.benchmark.layers.benchmark_layers`.
+        path: .png, .svg or .pdf.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    # Okabe and Ito's colours, told apart with any kind of colour vision.
-    colours = '#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999'
+    plt.rcParams.update({'pdf.fonttype': 42})  # text stays text
     figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
     norms = dict.fromkeys(r['norm'] for r in rows)
-    for norm, colour, marker in zip(norms, colours.split(), 'osD^vPX*'):
+    for norm in norms:
+        colour, marker = _LOOKS[norm]
         points = sorted(
             (_numel(r['shape']), r['ms']) for r in rows if r['norm'] == norm
         )
@@ -119,8 +149,47 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     axis.set_ylabel('ms, forward and backward')
     axis.grid(True, which='both', alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, metadata=_NO_DATE.get(Path(path).suffix))
     plt.close(figure)
+
+
+def _caches() -> str:
+    """'L1d 32K, L1i 32K, L2 1024K, L3 36608K' of the first core."""
+    found = {}
+    folder = Path('/sys/devices/system/cpu/cpu0/cache')
+    for index in sorted(folder.glob('index*')):
+        try:
+            level, kind, size = (
+                (index / name).read_text().strip()
+                for name in ('level', 'type', 'size')
+            )
+        except OSError:
+            continue
+        suffix = {'Data': 'd', 'Instruction': 'i'}.get(kind, '')
+        found[f'L{level}{suffix}'] = size
+    return ', '.join(f'{k} {v}' for k, v in found.items()) or 'not known'
+
+
+def _compiler() -> str:
+    """The first line that the C compiler of the kernels says of itself."""
+    words = sweeps.compile_command()
+    if not words:
+        return 'none'
+    try:
+        done = subprocess.run(
+            [words[0], '--version'], capture_output=True, text=True, timeout=9
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f'{words[0]}: {error}'
+    return (done.stdout.splitlines() or [words[0]])[0]
+
+
+def _flags() -> str:
+    """What the kernels are compiled with, or why they are not used."""
+    reason = sweeps.why_not(torch.ones(1, 2, 3, 4))
+    if reason:
+        return f'not used: {reason}'
+    return ' '.join(w for w in sweeps.compile_command()[1:] if w[:1] == '-')
 
 
 def _numel(shape: list[int]) -> int:

@@ -14,8 +14,9 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from sn_mm.cli import load_config, register_toolbox
+from sn_mm.utils import progress_bar
 
-from .timing import time_together
+from .timing import runs, time_together
 
 NORM_CFGS = {
     'SN': dict(type='SN'),
@@ -40,6 +41,7 @@ def benchmark_step(
     device: str = 'cpu',
     repeats: int = 5,
     amp: bool = False,
+    rois: int = 512,
 ) -> list[dict]:
     """Time training steps: forward, losses, backward, SGD.
 
@@ -51,6 +53,7 @@ def benchmark_step(
         images: batch size.
         device, repeats: as for the layers.
         amp: run the forward under autocast.
+        rois: that the detector's heads are trained on, for each image.
 
     Returns:
         One dict per norm: ``model``, ``norm``, ``ms``, ``layers`` (norm
@@ -61,19 +64,24 @@ def benchmark_step(
             raise ValueError(
                 f'unknown {name!r}; choose from {", ".join(known)}'
             )
-    models = {n: build(model, NORM_CFGS[n]).to(device) for n in norms}
-    runs = {
+    models = {n: build(model, NORM_CFGS[n], rois).to(device) for n in norms}
+    candidates = {
         n: _step(m, model, size, images, torch.device(device), amp)
         for n, m in models.items()
     }
-    times = time_together(runs, repeats, torch.device(device), warmup=1)
+    where = torch.device(device)
+    total = runs(len(candidates), repeats, 1)
+    with progress_bar(model, total) as advance:
+        times = time_together(
+            candidates, repeats, where, warmup=1, advance=advance
+        )
     return [
         dict(model=model, norm=n, ms=ms, layers=_count(models[n]))
         for n, ms in times.items()
     ]
 
 
-def build(model: str, norm_cfg: dict) -> nn.Module:
+def build(model: str, norm_cfg: dict, rois: int = 512) -> nn.Module:
     """The model with one norm in backbone, neck and heads; not pretrained."""
     config = load_config(_CONFIGS[model])
     cfg = config.model
@@ -81,6 +89,7 @@ def build(model: str, norm_cfg: dict) -> nn.Module:
     cfg.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
     if model == 'detector':
         cfg.neck.norm_cfg = norm_cfg
+        cfg.train_cfg.rcnn.sampler.num = rois
         cfg.roi_head.bbox_head.update(
             type='Shared4Conv1FCBBoxHead',
             conv_out_channels=256,

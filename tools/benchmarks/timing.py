@@ -16,6 +16,7 @@ def time_together(
     repeats: int,
     device: torch.device,
     warmup: int = 3,
+    advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Median milliseconds of every candidate, measured in turns.
 
@@ -28,6 +29,8 @@ def time_together(
         repeats: rounds.
         device: synchronized before the clock is read, if it is a GPU.
         warmup: unmeasured rounds.
+        advance: called after every run, outside of what is timed; see
+            :func:`runs`.
 
     Raises:
         ValueError: for fewer than one round.
@@ -42,7 +45,13 @@ def time_together(
             elapsed = _timed(candidates[name], device)
             if i >= warmup:
                 times[name].append(elapsed)
+            advance()
     return {k: 1e3 * statistics.median(v) for k, v in times.items()}
+
+
+def runs(candidates: int, repeats: int, warmup: int = 3) -> int:
+    """How often :func:`time_together` runs a candidate, for a bar."""
+    return candidates * (warmup + repeats)
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

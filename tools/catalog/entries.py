@@ -12,7 +12,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from sn_mm.checkpoints.locate import FOLDER_VARIABLE
+from sn_mm.cli import without_packaging_warnings
 from sn_mm.patches.metafiles import read_once
+from sn_mm.utils import progress_bar
 
 from .errors import CatalogError
 from .paper import Paper, Row
@@ -78,8 +80,13 @@ def read_entries(
         and wanted(_name(path, configs))
     ]
     read_once()
-    with _default_folder():
-        return tuple(_entry(path, configs, paper) for path in paths)
+    entries = []
+    bar = progress_bar('reading configs', len(paths))
+    with _default_folder(), without_packaging_warnings(), bar as advance:
+        for path in paths:
+            entries.append(_entry(path, configs, paper))
+            advance()
+    return tuple(entries)
 
 
 def _name(path: Path, configs: Path) -> str:

@@ -9,22 +9,36 @@ from .entries import Entry
 from .paper import Row
 
 _HEADER = (
-    '| config | paper | result | starts from | GPUs x images | length |',
+    "| config | paper | paper's result | starts from | GPUs x images "
+    '| length |',
     '| --- | --- | --- | --- | --- | --- |',
 )
 BEGIN = '<!-- configs: made by tools/list_configs.py --write -->'
 END = '<!-- configs end -->'
 
 
-def table(entries: Sequence[Entry], link: str = '') -> str:
+def table(entries: Sequence[Entry], link: str = '', old: str = '') -> str:
     """One row per config.
 
     Args:
         entries: the configs.
         link: path to configs/ from where the table will stand; '' for plain
             names.
+        old: text with an earlier table, whose rows stand for configs that
+            cannot be read here.
     """
-    return '\n'.join([*_HEADER, *(_line(entry, link) for entry in entries)])
+    rows = {
+        line.split(' | ')[0]: line
+        for line in old.splitlines()
+        if line.startswith('| ')
+    }
+    lines = []
+    for entry in entries:
+        line = _line(entry, link)
+        if entry.missing:
+            line = rows.get(line.split(' | ')[0], line)
+        lines.append(line)
+    return '\n'.join([*_HEADER, *lines])
 
 
 def _line(entry: Entry, link: str) -> str:

@@ -12,12 +12,12 @@ from .paper import Family
 
 _HEADER = """\
 # Made by `python tools/list_configs.py --write` from configs/paper.yml. The
-# results are the paper's.
+# configs have not been trained here: "Paper Results" are the paper's.
 """
 _TITLE = (
     'Switchable Normalization for Learning-to-Normalize Deep Representation'
 )
-_URL = 'https://arxiv.org/abs/1806.10779'
+_URL = 'https://arxiv.org/abs/1907.10473'
 
 
 def metafile(family: Family, entries: Sequence[Entry]) -> str:
@@ -65,7 +65,8 @@ def _model(family: Family, entry: Entry) -> dict:
     }
     for row in entry.rows:
         metadata['Paper Row'] = f'Table {row.table}: {row.label}'
-        model['Results'] = [
+        # not the model's own Results: nobody has trained it
+        metadata['Paper Results'] = [
             {
                 'Task': result.task,
                 'Dataset': result.dataset,

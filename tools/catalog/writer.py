@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from sn_mm.utils import write_text
 
 from .entries import Entry
 from .errors import CatalogError
@@ -19,25 +20,22 @@ def made_files(
 ) -> dict[Path, str]:
     """Contents of docs/configs.md, metafiles and READMEs, by path.
 
+    What is known of a config whose toolbox is not installed stays as it
+    stands: its row in docs/configs.md, and the files of its family.
+
     Args:
         root: the repository.
         paper: rows and families.
         entries: of every config.
 
     Raises:
-        CatalogError: a README, or its place for the table, is missing; a
-            config could not be read.
+        CatalogError: a README, or its place for the table, is missing.
     """
-    missing = [e for e in entries if e.missing]
-    if missing:
-        raise CatalogError(
-            f'{missing[0].config} and {len(missing) - 1} more cannot be read '
-            f'here: {missing[0].missing}; every toolbox is needed, as in the '
-            'environment that SN_MM_STACK=classic makes'
-        )
     files = {}
     for family in paper.families:
         own = [e for e in entries if e.folder == family.folder]
+        if any(e.missing for e in own):
+            continue
         folder = root / 'configs' / family.folder
         files[folder / 'metafile.yml'] = metafile(family, own)
         files[folder / 'README.md'] = _filled(folder / 'README.md', table(own))
@@ -45,11 +43,12 @@ def made_files(
     metafiles = sorted({*found, *(p for p in files if p.suffix == '.yml')})
     files[root / 'model-index.yml'] = _index(root, metafiles)
     folders = [f.folder for f in paper.families]
+    path = root / 'docs' / 'configs.md'
+    old = path.read_text(encoding='utf-8') if path.is_file() else ''
     parts = [
-        _section(root, folder, [e for e in entries if e.folder == folder])
+        _section(root, folder, [e for e in entries if e.folder == folder], old)
         for folder in dict.fromkeys([*folders, *(e.folder for e in entries)])
     ]
-    path = root / 'docs' / 'configs.md'
     files[path] = _filled(path, '\n\n'.join(parts))
     return files
 
@@ -70,21 +69,21 @@ def write_catalog(
     for path, text in made_files(root, paper, entries).items():
         if path.exists() and path.read_text(encoding='utf-8') == text:
             continue
-        scratch = path.with_name(f'.{path.name}.new')
-        scratch.write_text(text, encoding='utf-8')
-        os.replace(scratch, path)
+        write_text(path, text)
         changed.append(path)
     return changed
 
 
-def _section(root: Path, folder: str, entries: Sequence[Entry]) -> str:
+def _section(
+    root: Path, folder: str, entries: Sequence[Entry], old: str
+) -> str:
     """A folder's part of docs/configs.md."""
     readme = root / 'configs' / folder / 'README.md'
     heading = folder
     if readme.is_file():
         first = readme.read_text(encoding='utf-8').partition('\n')[0]
         heading = f'[{first.lstrip("# ")}](../configs/{folder})'
-    return f'## {heading}\n\n{table(entries, "../configs")}'
+    return f'## {heading}\n\n{table(entries, "../configs", old)}'
 
 
 def _index(root: Path, metafiles: Sequence[Path]) -> str:

@@ -16,7 +16,8 @@ _INCHES_A_LAYER = 0.2
 def draw_hard(numbers: dict) -> Figure:
     """Two rows of cells, mean and var, for every snapshot.
 
-    A black frame is a choice that changed since the snapshot above.
+    A black frame is a choice that changed since the snapshot above; a hatched
+    cell is no choice, where two ratios are (nearly) the largest.
 
     Args:
         numbers: of :func:`sn_mm.analysis.numbers.hard_numbers`.
@@ -33,6 +34,7 @@ def draw_hard(numbers: dict) -> Figure:
         layout='constrained',
     )
     colours = style.colours_of(numbers['statistics'])
+    some_undecided = any(s['undecided'] for s in snapshots)
     for index, snapshot in enumerate(snapshots):
         axis = axes[index, 0]
         _cells(axis, snapshot, colours)
@@ -52,9 +54,11 @@ def draw_hard(numbers: dict) -> Figure:
         [x['label'] for x in layers], rotation=90, fontsize=8
     )
     bottom.tick_params(axis='x', length=0, pad=12)
-    figure.legend(
-        handles=[
+    style.add_legend(
+        figure,
+        [
             *style.statistic_handles(numbers['statistics']),
+            *([style.undecided_handle()] if some_undecided else []),
             *style.kind_handles([x['kind'] for x in layers]),
             Line2D(
                 [],
@@ -68,10 +72,6 @@ def draw_hard(numbers: dict) -> Figure:
                 label='changed',
             ),
         ],
-        loc='outside upper center',
-        ncols=10,
-        frameon=False,
-        fontsize=10,
     )
     return figure
 
@@ -82,10 +82,13 @@ def _cells(axis, snapshot: dict, colours: dict) -> None:
             share = 0.9 / len(names)
             for part, name in enumerate(names):
                 corner = (place - 0.45, row + 0.05 + part * share)
-                axis.add_patch(
-                    Rectangle(corner, 0.9, share, color=colours[name], lw=0)
+                look = (
+                    dict(color=colours[name], lw=0)
+                    if name in colours
+                    else style.UNDECIDED
                 )
-            if len(names) == 1:
+                axis.add_patch(Rectangle(corner, 0.9, share, **look))
+            if len(names) == 1 and names[0] in colours:
                 axis.text(
                     place,
                     row + 0.48,
@@ -143,4 +146,6 @@ def _changes(snapshot: dict, count: int) -> str:
     if 'changed' in snapshot:
         moved = sum(snapshot['changed'])
         text += f'; {moved} changed ({moved / count:.0%})'
+    if snapshot['undecided']:
+        text += f'; {snapshot["undecided"]} undecided'
     return text

@@ -52,13 +52,7 @@ def draw_layers(numbers: list[dict]) -> Figure:
         *style.statistic_handles(statistics),
         *style.kind_handles(kinds),
     ]
-    figure.legend(
-        handles=handles,
-        loc='outside upper center',
-        ncols=len(handles),
-        frameon=False,
-        fontsize=10,
-    )
+    style.add_legend(figure, handles)
     return figure
 
 

@@ -24,7 +24,15 @@ TEXT_ON = {'in': 'white', 'ln': 'black', 'bn': 'white', 'gn': 'black'}
 MARKERS = {'3x3': 's', '1x1': 'o', 'shortcut': '^', '7x7': 'D'}
 _OTHER_MARKER = 'x'
 INK = '#333333'
-FORMATS = ('png', 'svg')
+FORMATS = ('png', 'svg', 'pdf')
+# of a cell without a choice: no statistic's colour
+UNDECIDED = dict(
+    facecolor='white', edgecolor='#999999', hatch='////', linewidth=0.6
+)
+# text stays text: it can be searched, copied and edited
+plt.rcParams.update({'pdf.fonttype': 42})
+# no date inside: the same numbers give the same file
+_NO_DATE = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
 
 
 def colours_of(statistics: Sequence[str]) -> dict[str, str]:
@@ -45,6 +53,11 @@ def statistic_handles(statistics: Sequence[str]) -> list[Patch]:
         Patch(facecolor=colour, label=name.upper())
         for name, colour in colours_of(statistics).items()
     ]
+
+
+def undecided_handle() -> Patch:
+    """Legend entry of cells without a choice."""
+    return Patch(label='undecided', **UNDECIDED)
 
 
 def kind_handles(kinds: Iterable[str]) -> list[Line2D]:
@@ -68,6 +81,21 @@ def stage_spans(layers: Sequence[dict]) -> list[tuple[str, int, int]]:
     return spans
 
 
+def add_legend(figure: Figure, handles: Sequence) -> None:
+    """Above the axes, in as many rows as the figure's width needs."""
+    widest = max(len(h.get_label()) for h in handles)
+    inches = 0.7 + 0.085 * widest
+    columns = max(1, int(figure.get_figwidth() / inches))
+    rows = -(-len(handles) // columns)
+    figure.legend(
+        handles=handles,
+        loc='outside upper center',
+        ncols=-(-len(handles) // rows),
+        frameon=False,
+        fontsize=10,
+    )
+
+
 def mark_kinds(axis, layers: Sequence[dict], height: float) -> None:
     """A marker of its kind at every layer's position."""
     for kind in {layer['kind'] for layer in layers}:
@@ -85,7 +113,7 @@ def mark_kinds(axis, layers: Sequence[dict], height: float) -> None:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; each whole, or not at all.
+    """Write a figure as PNG, SVG and PDF; each whole, or not at all.
 
     Args:
         figure: closed afterwards.
@@ -97,9 +125,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         for kind in FORMATS:
             path = stem.with_name(f'{stem.name}.{kind}')
             temporary = stem.with_name(f'.{stem.name}.tmp.{kind}')
-            # no date inside: the same numbers give the same file
-            metadata = {'Date': None} if kind == 'svg' else None
-            figure.savefig(temporary, dpi=150, metadata=metadata)
+            figure.savefig(temporary, dpi=150, metadata=_NO_DATE.get(kind))
             os.replace(temporary, path)
             files.append(path)
     finally:

@@ -11,13 +11,17 @@ from matplotlib.lines import Line2D
 from . import style
 
 _COLUMNS = ('means', 'variances', 'divergence')
+# of the ratios' axis at least, so that noise does not look like a choice
+_LEAST_SPAN = 0.1
 _LINES = {'in': '-', 'ln': '--', 'bn': '-.', 'gn': ':'}
 
 
 def draw_time(numbers: list[dict]) -> Figure:
     """Groups of receptive fields in rows; sources side by side.
 
-    Thick lines are averages of a group, thin ones its layers.
+    Thick lines are averages of a group, thin ones its layers. All ratios of
+    the figure have one axis, from the smallest to the largest: within an
+    epoch or two they move by hundredths.
 
     Args:
         numbers: of :func:`sn_mm.analysis.numbers.time_numbers`.
@@ -26,6 +30,7 @@ def draw_time(numbers: list[dict]) -> Figure:
         dict.fromkeys(g['title'] for s in numbers for g in s['groups'])
     )
     columns = 3 * len(numbers)
+    limits = _limits(numbers)
     figure, axes = plt.subplots(
         len(titles),
         columns,
@@ -39,7 +44,7 @@ def draw_time(numbers: list[dict]) -> Figure:
         groups = {g['title']: g for g in source['groups']}
         top = _largest_divergence(source)
         for row, title in enumerate(titles):
-            _row(block[row], source, groups.get(title), top)
+            _row(block[row], source, groups.get(title), limits, top)
             count = len(groups[title]['layers']) if title in groups else 0
             block[row, 0].set_ylabel(f'{title}\n{count} layers', fontsize=9)
         name = f'{source["title"]}: ' if len(numbers) > 1 else ''
@@ -69,7 +74,13 @@ def draw_time(numbers: list[dict]) -> Figure:
     return figure
 
 
-def _row(axes, source: dict, group: dict | None, top: float) -> None:
+def _row(
+    axes,
+    source: dict,
+    group: dict | None,
+    limits: tuple[float, float],
+    top: float,
+) -> None:
     if group is None:
         for axis in axes:
             axis.set_axis_off()
@@ -86,7 +97,7 @@ def _row(axes, source: dict, group: dict | None, top: float) -> None:
                 linewidth=2.4,
                 linestyle=_LINES.get(name, '-'),
             )
-        axis.set_ylim(0, 1)
+        axis.set_ylim(*limits)
     lines = np.array([x['divergence'] for x in group['layers']])
     axes[2].plot(times, lines.T, color=style.INK, alpha=0.22, linewidth=0.7)
     axes[2].plot(times, lines.mean(0), color=style.INK, linewidth=2.4)
@@ -95,6 +106,22 @@ def _row(axes, source: dict, group: dict | None, top: float) -> None:
         axis.tick_params(labelsize=8)
         axis.grid(True, alpha=0.25)
         axis.spines[['top', 'right']].set_visible(False)
+
+
+def _limits(numbers: list[dict]) -> tuple[float, float]:
+    """A common axis of all ratios, a twentieth wider than they are."""
+    values = [
+        v
+        for source in numbers
+        for group in source['groups']
+        for layer in group['layers']
+        for kind in ('mean', 'var')
+        for share in layer[kind].values()
+        for v in share
+    ]
+    low, high = min(values), max(values)
+    margin = max(0.05 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
+    return max(low - margin, -0.02), min(high + margin, 1.02)
 
 
 def _largest_divergence(source: dict) -> float:

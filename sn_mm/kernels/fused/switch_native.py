@@ -121,7 +121,7 @@ def why_not() -> str | None:
     return _library.why_not()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def function_address(name: str) -> int:
     """Where one of the functions is that native/driver.c calls."""
     return ctypes.cast(getattr(_library.get(), name), _P).value

@@ -91,7 +91,7 @@ def backward(
     return dx
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sweeps(library: ctypes.CDLL) -> ctypes.Array:
     """The addresses of a dtype's sweeps: ``sweeps`` of driver.c."""
     return (_P * len(_SWEEPS))(

@@ -79,6 +79,14 @@ class Library:
         """Why there is no library, in a sentence; None where there is."""
         return None if self.get() is not None else self._reason
 
+    def command(self) -> list[str]:
+        """Compiler and flags, for reports; empty without a compiler."""
+        try:
+            command, attempts = self._commands()
+        except _ERRORS:
+            return []
+        return [*command[:-1], *attempts[0]]
+
     def files(self) -> list[Path]:
         """The C file and the headers beside it."""
         return [self.source, *sorted(self.source.parent.glob('*.h'))]

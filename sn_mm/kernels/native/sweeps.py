@@ -90,6 +90,11 @@ def _sweeps_for(dtype: torch.dtype) -> ctypes.CDLL | None:
     return library
 
 
+def compile_command() -> list[str]:
+    """Compiler and flags of the sweeps over float32, for reports."""
+    return _LIBRARIES[torch.float32].command()
+
+
 def why_not(x: Tensor) -> str | None:
     """Why C cannot take x (N, C, *spatial), not empty; None where it can."""
     reason = why_not_array(x)

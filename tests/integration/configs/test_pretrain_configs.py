@@ -105,7 +105,7 @@ def test_metafile_and_readme():
         images = parts(name)[2]
         assert model['Metadata']['Batch Size'] == 8 * images
         assert f'[{name}]({name}.py)' in readme
-        for result in model.get('Results', ()):
+        for result in model['Metadata'].get('Paper Results', ()):
             top1 = result['Metrics']['Top 1 Accuracy']
             assert f'{top1}% top-1' in (FOLDER / f'{name}.py').read_text()
 

@@ -240,11 +240,12 @@ def plot(tmp_path, *args) -> object:
     args = [*map(str, args), '--out', str(stem), '--json', str(numbers)]
     assert tool('plot_ratios')(args) == 0
     files = sorted(p.name for p in stem.parent.iterdir())
-    assert files == ['picture.png', 'picture.svg']
+    assert files == ['picture.pdf', 'picture.png', 'picture.svg']
     with stem.with_suffix('.png').open('rb') as file:
         assert file.read(8) == b'\x89PNG\r\n\x1a\n'
     text = stem.with_suffix('.svg').read_text()
     assert '<svg' in text
+    assert stem.with_suffix('.pdf').read_bytes().startswith(b'%PDF')
     return json.loads(numbers.read_text())
 
 

@@ -6,6 +6,7 @@ Runs are a few steps long, on four small pictures.
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import pickle
 import shutil
@@ -19,9 +20,19 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from mmengine.registry import METRICS, TRANSFORMS
 
 import sn_mm  # noqa: F401, for configs of the onedl packages
+from sn_mm.cli import (
+    dump_predictions,
+    enable_tta,
+    load_config,
+    register_toolbox,
+    training,
+)
 from tests.paths import ROOT, TOOLS
 
 DEMO = ROOT / 'configs/demo'
@@ -150,13 +161,18 @@ def tensors(tree, prefix=''):
     return found
 
 
-def assert_drawn(folder, count, size):
-    """That pictures of a size, with colour in them, are in a folder."""
+def assert_drawn(folder, count):
+    """That pictures with colour in them are in a folder.
+
+    Those of the tiny data, 64 x 96, are five times as large, truth and
+    prediction side by side below captions.
+    """
     pictures = sorted(path for path in Path(folder).iterdir())
     assert len(pictures) == count
     for path in pictures:
         image = cv2.imread(str(path))
-        assert image.shape == (*size, 3)
+        assert image.shape[1] == 2 * 5 * 96 + 8
+        assert 5 * 64 < image.shape[0] < 5 * 64 + 100
         assert np.ptp(image) > 50
 
 
@@ -203,8 +219,7 @@ def test_draws_and_dumps_detections(trained, tmp_path):
     )
     assert f'pictures: {tmp_path / "pictures"}' in printed
     assert 'bbox_mAP_copypaste' in printed
-    # the truth on the left, detections on the right
-    assert_drawn(tmp_path / 'pictures', count=2, size=(64, 2 * 96))
+    assert_drawn(tmp_path / 'pictures', count=2)
     samples = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(samples) == 2
     assert all(len(sample['pred_instances']['bboxes']) for sample in samples)
@@ -225,7 +240,7 @@ def test_draws_and_dumps_segmentation(trained, tmp_path):
     (line,) = (
         line for line in printed.splitlines() if line.startswith('pictures: ')
     )
-    assert_drawn(line[len('pictures: ') :], count=2, size=(64, 2 * 96))
+    assert_drawn(line[len('pictures: ') :], count=2)
     assert 'mIoU' in printed
     maps = sorted((tmp_path / 'maps').glob('*.png'))
     assert len(maps) == 2
@@ -361,6 +376,82 @@ def test_amp_with_another_optimizer_wrapper():
     option = 'optim_wrapper.type=ApexOptimWrapper'
     message = error_of('train', DET.config, '--amp', '--cfg-options', option)
     assert 'ApexOptimWrapper' in message
+
+
+# -- configs in pure Python ----------------------------------------------
+LAZY = """
+from mmengine.config import read_base
+from mmengine.optim import OptimWrapper
+from torch.optim import SGD
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.evaluation import CocoMetric
+from mmdet.models import RetinaNet
+from mmcv.transforms import LoadImageFromFile
+
+model = dict(type=RetinaNet)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(
+        type=CocoDataset,
+        data_root=ROOT,
+        ann_file='ann.json',
+        data_prefix=dict(img='train2017/'),
+        metainfo=dict(classes=('zero',)),
+        pipeline=[dict(type=LoadImageFromFile), dict(type=PackDetInputs)],
+    ),
+)
+test_dataloader = val_dataloader = train_dataloader
+test_evaluator = dict(type=CocoMetric, ann_file=ROOT + '/ann.json')
+"""
+
+
+@pytest.fixture
+def lazy_config(tmp_path, tiny_demo_data):
+    """A toolbox's config of classes, with data of the demo's."""
+    root = tiny_demo_data / 'coco'
+    file = root / 'annotations/instances_train2017.json'
+    (tmp_path / 'train2017').symlink_to(root / 'train2017')
+    shutil.copy(file, tmp_path / 'ann.json')
+    config = tmp_path / 'lazy.py'
+    config.write_text(LAZY.replace('ROOT', repr(str(tmp_path))))
+    return config
+
+
+def test_data_of_a_config_of_classes_is_checked(lazy_config):
+    file = lazy_config.parent / 'ann.json'
+    images = json.loads(file.read_text())
+    images['images'][0]['file_name'] = 'gone.jpg'
+    file.write_text(json.dumps(images))
+    message = error_of('train', lazy_config)
+    assert 'gone.jpg' in message and 'train_dataloader' in message
+    file.unlink()
+    assert 'ann.json' in error_of('train', lazy_config)
+
+
+def test_amp_of_a_config_of_classes(lazy_config, monkeypatch):
+    monkeypatch.setattr(training, 'get_device', lambda: 'cuda')
+    cfg = load_config(str(lazy_config))
+    assert register_toolbox(cfg) == 'mmdet'
+    training.enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert isinstance(wrapper, AmpOptimWrapper)
+
+
+def test_config_of_classes_tests_as_others_do(lazy_config, tmp_path):
+    cfg = load_config(str(lazy_config))
+    scope = register_toolbox(cfg)
+    enable_tta(cfg, scope)
+    assert TRANSFORMS.build(cfg.tta_pipeline[-1])
+    dump_predictions(cfg, scope, str(tmp_path / 'out.pkl'))
+    assert [type(METRICS.build(m)) for m in cfg.test_evaluator][-1:] == [
+        DumpDetResults
+    ]
 
 
 def test_auto_scale_lr_without_base(tmp_path):

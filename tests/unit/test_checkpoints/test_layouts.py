@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from sn_mm.checkpoints.errors import CheckpointError
 from sn_mm.checkpoints.layouts import recognize
+from sn_mm.utils.errors import CheckpointError
 from tests.public import oracle
 from tests.public.networks import BUILDERS, public_layouts
 

@@ -12,12 +12,13 @@ import mmseg
 import pytest
 from mmengine.config import Config
 
-from sn_mm.datasets import DataError, check_dataloaders, check_dataset
-from tests.datasets import (
-    write_ade,
-    write_cityscapes,
-    write_coco,
+from sn_mm.datasets import (
+    DataError,
+    DataWarning,
+    check_dataloaders,
+    check_dataset,
 )
+from tests.datasets import write_ade, write_cityscapes, write_coco
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 ROOTS = {
@@ -190,10 +191,10 @@ def test_names_are_read_as_json_has_them(folder, ascii_only):
 
 # -- evaluators ----------------------------------------------------------
 def test_annotation_file_of_the_evaluator(folder):
-    text = message(
-        'coco', **{'test_evaluator.ann_file': 'data/coco/annotations/no.json'}
-    )
-    assert 'data of test_evaluator not found: data/coco/annotations/no' in text
+    file = 'data/coco/annotations/image_info_test-dev2017.json'
+    (folder / file).unlink()
+    text = message('coco', **{'test_evaluator.ann_file': file})
+    assert f'data of test_evaluator not found: {file}' in text
     assert_helpful(text, 'coco')
 
 
@@ -207,6 +208,25 @@ def test_label_ids_of_the_official_evaluation(folder):
     with pytest.raises(DataError, match='gtFine_instanceIds.png'):
         check_dataloaders(cfg, LOADERS)
     check_dataloaders(cfg, ('train_dataloader', 'test_dataloader'))
+
+
+def test_evaluator_of_another_file_than_the_data(folder):
+    """The base's file, left in by an own data set, and a file of others."""
+    cfg = toolbox_config('coco')
+    annotations = folder / 'data/coco/annotations'
+    own = annotations / 'own.json'
+    shutil.copy(annotations / 'instances_val2017.json', own)
+    cfg.val_dataloader.dataset.ann_file = 'annotations/own.json'
+    with pytest.warns(DataWarning, match='set both to the same file'):
+        check_dataloaders(cfg, LOADERS)
+    cfg.val_evaluator.ann_file = 'data/coco/annotations/gone.json'
+    with pytest.raises(DataError) as caught:
+        check_dataloaders(cfg, LOADERS)
+    text = str(caught.value)
+    assert (
+        'set ann_file of val_evaluator to the file of val_dataloader' in text
+    )
+    assert text.endswith('own.json') and 'cocodataset.org' not in text
 
 
 # -- what is passed over, and what is inside of wrappers ------------------

@@ -165,9 +165,7 @@ def kalman(m, v, size, mean_in, var_in, gain, weight, bias):
 
 
 def kalman_oracle(x, mean_in, var_in, gain, weight, bias):
-    mean, var = (
-        t.flatten() for t in direct(x, (0, *positions(x)))
-    )
+    mean, var = (t.flatten() for t in direct(x, (0, *positions(x))))
     p = gain.sigmoid()
     gap = mean - mean_in
     mixed_var = (1 - p) * var_in + p * var + p * (1 - p) * gap.square()

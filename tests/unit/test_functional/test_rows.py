@@ -28,9 +28,7 @@ BACKENDS = pytest.mark.parametrize('backend', usable_backends())
 
 def batch(shape, seed=0):
     gen = torch.Generator().manual_seed(seed)
-    offsets = torch.randn(
-        *shape[:2], *[1] * (len(shape) - 2), generator=gen
-    )
+    offsets = torch.randn(*shape[:2], *[1] * (len(shape) - 2), generator=gen)
     return 2 * torch.randn(shape, generator=gen) + 2 * offsets
 
 
@@ -165,9 +163,7 @@ def test_a_chain_that_hands_its_state_on():
     start = case.params(3, 6)[:2]
     x = batch((3, 6, 4, 5))
     got = outputs_and_gradients(
-        lambda *a: chain(
-            lambda x, *p: normalize_rows(x, case.rule, *p), *a
-        ),
+        lambda *a: chain(lambda x, *p: normalize_rows(x, case.rule, *p), *a),
         x,
         [*start, gain, weight, bias],
     )
@@ -213,9 +209,7 @@ def test_empty_inputs(samples, extent):
         result = normalize_rows(x, case.rule, *params)
         y = result[0] if isinstance(result, tuple) else result
         assert y.shape == x.shape, name
-        grads = torch.autograd.grad(
-            y.sum(), (x, *params), allow_unused=True
-        )
+        grads = torch.autograd.grad(y.sum(), (x, *params), allow_unused=True)
         assert not any(g.any() for g in grads if g is not None), name
 
 
@@ -232,9 +226,7 @@ class TestRefusals:
     def test_closing_over_a_module(self):
         linear = nn.Linear(3, 3).double()
         with pytest.raises(ValueError, match='pass it to normalize_rows'):
-            normalize_rows(
-                self.x, lambda m, v, size: (m, linear(m), 0.0)
-            )
+            normalize_rows(self.x, lambda m, v, size: (m, linear(m), 0.0))
 
     def test_closing_over_constants_is_fine(self):
         weight = torch.ones(3)
@@ -244,9 +236,7 @@ class TestRefusals:
 
     def test_shapes_that_do_not_broadcast(self):
         with pytest.raises(ValueError, match='scale of shape .4,.*does not'):
-            normalize_rows(
-                self.x, lambda m, v, size: (m, torch.ones(4), 0.0)
-            )
+            normalize_rows(self.x, lambda m, v, size: (m, torch.ones(4), 0.0))
 
     def test_too_few_results(self):
         with pytest.raises(TypeError, match='centre, scale and bias'):
@@ -325,9 +315,7 @@ def test_statistics_are_the_defining_moments():
     check(statistics.batch(m, v, 20), rows, (0, 2))
     mean, var = statistics.group(m, v, 4)
     grouped = rows.reshape(3, 4, -1)
-    torch.testing.assert_close(
-        mean, grouped.mean(-1).repeat_interleave(2, 1)
-    )
+    torch.testing.assert_close(mean, grouped.mean(-1).repeat_interleave(2, 1))
     torch.testing.assert_close(
         var, grouped.var(-1, unbiased=False).repeat_interleave(2, 1)
     )

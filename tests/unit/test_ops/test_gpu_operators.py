@@ -4,11 +4,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.ops.focal_loss import sigmoid_focal_loss
 from mmcv.ops.multi_scale_deform_attn import (
     MultiScaleDeformableAttnFunction,
     multi_scale_deformable_attn_pytorch,
 )
-from mmcv.ops.focal_loss import sigmoid_focal_loss
 
 import sn_mm.ops
 from tests.unit.test_ops.cases import features

@@ -97,6 +97,29 @@ def test_every_norm_is_measured(tmp_path):
     assert 'kept' not in layer_table(rows)
 
 
+def test_a_norm_has_its_colour_in_every_picture(tmp_path, monkeypatch):
+    """Whichever norms are asked for, and in whatever order."""
+    from matplotlib import pyplot as plt
+
+    looks = []
+    monkeypatch.setattr(plt, 'close', lambda figure: None)
+    for norms in (list(NORMS), ['GN', 'SN'], ['copy', 'GN']):
+        rows = [
+            dict(norm=n, shape=[1, 1, size, size], ms=size)
+            for n in norms
+            for size in (4, 8)
+        ]
+        plot_growth(rows, tmp_path / 'growth.pdf')
+        lines = plt.gcf().axes[0].lines
+        looks.append(
+            {x.get_label(): (x.get_color(), x.get_marker()) for x in lines}
+        )
+        assert (tmp_path / 'growth.pdf').read_bytes().startswith(b'%PDF')
+    assert len(set(looks[0].values())) == len(NORMS)
+    for look in looks[1:]:
+        assert look == {norm: looks[0][norm] for norm in look}
+
+
 def test_share_of_the_copy_bandwidth():
     times = {4: (1.0, 9.0), 8: (1.0, 4.0), 16: (2.0, 5.0)}
     rows = [

@@ -3,32 +3,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Callable
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from sn_mm.utils import progress_bar
 
 
 class _Counted:
     """A binary file that reports how far into it work has come."""
 
-    def __init__(self, file: BinaryIO, advance) -> None:
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
         self._file = file
         self._advance = advance
+        self.count = 0
 
     def __getattr__(self, name: str):
         return getattr(self._file, name)
 
     def _moved(self, count: int) -> None:
+        self.count += count
         self._advance(count)
 
     def read(self, size: int = -1) -> bytes:
@@ -62,20 +56,13 @@ def tracked(
         file: opened in binary mode.
         total: bytes to come.
         text: what is being done.
-        shown: without, the file is given back as it is. The bar also stays
-            away where standard error is no terminal.
+        shown: without, the file is given back as it is.
     """
-    console = Console(file=sys.stderr)
-    if not shown or not console.is_terminal:
+    if not shown:
         yield file
         return
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(text, total=total)
-        yield _Counted(file, lambda n: progress.advance(task, n))
-        progress.update(task, completed=total)
+    with progress_bar(text, total, in_bytes=True) as advance:
+        counted = _Counted(file, advance)
+        yield counted
+        # the size was an estimate, or torch skipped what it did not need
+        advance(max(0, total - counted.count))

@@ -1,17 +1,18 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""The one exception that reading, converting and loading raise."""
+"""Long lists of names in messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sn_mm.utils.errors import CheckpointError
 
-__all__ = ['CheckpointError', 'listed']
+def join_names(names: Iterable[str], limit: int = 6) -> str:
+    """Join names with commas, and only count those beyond ``limit``.
 
-
-def listed(names: Iterable[str], limit: int = 6) -> str:
-    """``a, b, c and 7 more``."""
+    Example:
+        >>> join_names(['a', 'b', 'c', 'd', 'e'], limit=2)
+        'a, b and 3 more'
+    """
     names = list(names)
     text = ', '.join(names[:limit])
     more = len(names) - limit

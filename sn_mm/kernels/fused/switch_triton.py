@@ -1,0 +1,393 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""The numbers of Switchable Normalization on a GPU.
+
+Two launches forward and three backward. The formulas are those of the rule in
+:mod:`sn_mm.functional.switch`: ICLR paper, Eq. 3 to 14.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..triton.library import on
+from .switch import Switch
+
+_TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
+_CHANNELS = 64
+_WIDEST = 1024  # run of rows at a time
+
+
+def forward(
+    switch: Switch,
+    moments: Tensor,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    given: tuple[Tensor, Tensor] | None = None,
+    exchange: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """What x is to be multiplied with, and the pooled moments.
+
+    Args:
+        switch: what is mixed.
+        moments: (2, N, C) of the rows, float64.
+        mean_weight, var_weight: (K,) or (G, K) logits, or ratios.
+        weight, bias: (C,) or None.
+        given: mean and variance (C,) in place of the batch's for 'bn'.
+        exchange: from 'bn' moments (2, 1, C) of this process to (3, 1, C) of
+            all processes: means, variances and how many positions they
+            count.
+
+    Returns:
+        (3, N, C) float32: near, scale and shift of
+        :func:`sn_mm.kernels.aten.affine`; and, by statistic, the moments it
+        pools, float64: (2, N, 1) for 'ln', (2, N, groups) for 'gn', (2 or 3,
+        1, C) for 'bn', None for 'in'.
+    """
+    plan = _make_plan(switch, moments, mean_weight)
+    pools = _empty_pools(plan, moments)
+    mean, var = given if given is not None else (moments, moments)
+    factors = moments.new_empty((3, plan.n, plan.c), dtype=torch.float32)
+    with on(moments.device):
+        if plan.pool_programs:
+            _kernels().pool_kernel[(plan.pool_programs,)](
+                moments,
+                mean.detach().contiguous(),
+                var.detach().contiguous(),
+                pools.get('ln', moments),
+                pools.get('gn', moments),
+                pools.get('bn', moments),
+                plan.n,
+                plan.c,
+                plan.groups,
+                switch.bessel,
+                LN=plan.places['ln'],
+                GN=plan.places['gn'],
+                BN=plan.places['bn'],
+                GIVEN=given is not None,
+                SAMPLES=plan.long,
+                CHANNELS=plan.narrow,
+                **plan.runs,
+            )
+        if exchange is not None and 'bn' in pools:
+            pools['bn'] = exchange(pools['bn']).contiguous()
+        _kernels().factors_kernel[(plan.tiles,)](
+            moments,
+            pools.get('ln', moments),
+            pools.get('gn', moments),
+            pools.get('bn', moments),
+            mean_weight.detach().contiguous(),
+            var_weight.detach().contiguous(),
+            _or(weight, moments),
+            _or(bias, moments),
+            factors,
+            plan.n,
+            plan.c,
+            plan.groups,
+            plan.sets,
+            switch.bessel,
+            switch.eps,
+            K=plan.k,
+            IN=plan.places['in'],
+            LN=plan.places['ln'],
+            GN=plan.places['gn'],
+            BN=plan.places['bn'],
+            LOGITS=switch.softmax,
+            DROPPED=plan.dropped,
+            WEIGHT=weight is not None,
+            BIAS=bias is not None,
+            SAMPLES=plan.samples,
+            CHANNELS=plan.channels,
+        )
+    return factors, [pools.get(name) for name in switch.statistics]
+
+
+def backward(
+    switch: Switch,
+    moments: Tensor,
+    sums: Tensor,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pools: list[Tensor | None],
+    given: bool = False,
+    exchange: Callable[[Tensor], Tensor] | None = None,
+    *,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What dy and x are to be multiplied with, and the other gradients.
+
+    Args:
+        switch, moments, mean_weight, var_weight, weight, bias: as for
+            :func:`forward`.
+        sums: (2, N, C) float64, sum(dy) and sum(dy * (x - near)) of the rows.
+        pools: what :func:`forward` returned.
+        given: whether the 'bn' moments were given, and so are constants.
+        exchange: from the gradients (2, 1, C) of 'bn' moments, summed over
+            this process's rows, to the share of each row; None: they are
+            divided by N.
+        size: S, positions of a row.
+
+    Returns:
+        (3, N, C) float32: scale, slope and shift of
+        :func:`sn_mm.kernels.aten.combine`; and float32 gradients of
+        mean_weight, var_weight, weight and bias (None for None).
+    """
+    plan = _make_plan(switch, moments, mean_weight)
+    pooled = {
+        name: pool
+        for name, pool in zip(switch.statistics, pools)
+        if pool is not None
+    }
+    d_pools = _empty_pools(plan, moments)
+    batch = 'bn' in pooled and not given
+    coefficients = moments.new_empty((3, plan.n, plan.c), dtype=torch.float32)
+    grads = moments.new_empty((3, plan.n, plan.c))
+    ratios = moments.new_empty((2, plan.k, plan.c))
+    d_ratios = torch.empty_like(ratios)
+    d_mean_weight = _empty_grad(mean_weight)
+    d_var_weight = _empty_grad(var_weight)
+    d_weight = None if weight is None else _empty_grad(weight)
+    d_bias = None if bias is None else _empty_grad(bias)
+    with on(moments.device):
+        _kernels().rowgrads_kernel[(plan.tiles,)](
+            moments,
+            sums,
+            pooled.get('ln', moments),
+            pooled.get('gn', moments),
+            pooled.get('bn', moments),
+            mean_weight.detach().contiguous(),
+            var_weight.detach().contiguous(),
+            _or(weight, moments),
+            grads,
+            coefficients,
+            ratios,
+            plan.n,
+            plan.c,
+            plan.groups,
+            plan.sets,
+            switch.bessel,
+            switch.eps,
+            K=plan.k,
+            IN=plan.places['in'],
+            LN=plan.places['ln'],
+            GN=plan.places['gn'],
+            BN=plan.places['bn'],
+            LOGITS=switch.softmax,
+            DROPPED=plan.dropped,
+            WEIGHT=weight is not None,
+            SAMPLES=plan.samples,
+            CHANNELS=plan.channels,
+        )
+        _kernels().gradpool_kernel[(plan.sum_programs,)](
+            moments,
+            sums,
+            pooled.get('ln', moments),
+            pooled.get('gn', moments),
+            pooled.get('bn', moments),
+            grads,
+            ratios,
+            _or(d_weight, moments),
+            _or(d_bias, moments),
+            d_ratios,
+            d_pools.get('ln', moments),
+            d_pools.get('gn', moments),
+            d_pools.get('bn', moments),
+            plan.n,
+            plan.c,
+            plan.groups,
+            switch.bessel,
+            K=plan.k,
+            IN=plan.places['in'],
+            LN=plan.places['ln'],
+            GN=plan.places['gn'],
+            BN=plan.places['bn'],
+            BATCH=batch,
+            WEIGHT=weight is not None,
+            BIAS=bias is not None,
+            SAMPLES=plan.long,
+            CHANNELS=plan.narrow,
+            **plan.runs,
+        )
+        bn_rows = plan.n
+        if exchange is not None and batch:
+            d_pools['bn'] = exchange(d_pools['bn']).contiguous()
+            bn_rows = 1
+        _kernels().dfactors_kernel[(plan.tiles + plan.sets,)](
+            moments,
+            pooled.get('ln', moments),
+            pooled.get('gn', moments),
+            pooled.get('bn', moments),
+            grads,
+            ratios,
+            d_ratios,
+            d_pools.get('ln', moments),
+            d_pools.get('gn', moments),
+            d_pools.get('bn', moments),
+            coefficients,
+            d_mean_weight,
+            d_var_weight,
+            plan.n,
+            plan.c,
+            size,
+            plan.groups,
+            plan.sets,
+            bn_rows,
+            switch.bessel,
+            K=plan.k,
+            IN=plan.places['in'],
+            LN=plan.places['ln'],
+            GN=plan.places['gn'],
+            BATCH=batch,
+            LOGITS=switch.softmax,
+            SAMPLES=plan.samples,
+            CHANNELS=plan.channels,
+            PLACES=_power(plan.k),
+            WIDTH=min(_power(plan.c // plan.sets), _TILE // _power(plan.k)),
+        )
+    return coefficients, d_mean_weight, d_var_weight, d_weight, d_bias
+
+
+class _Plan(NamedTuple):
+    """How the kernels share the rows.
+
+    Attributes:
+        n, c, k: samples, channels and statistics.
+        groups: channel groups of 'gn', or 1.
+        sets: channel groups with their own ratios.
+        places: of each kind of statistic among the ratios, or -1.
+        dropped: the place that gets no ratio, or -1.
+        samples, channels: of a tile.
+        tiles: how many there are.
+        long, narrow: of a tile where sums go over the samples.
+        runs: tiles where sums go over runs of channels.
+        pool_programs: of pool_kernel.
+        sum_programs: of gradpool_kernel.
+    """
+
+    n: int
+    c: int
+    k: int
+    groups: int
+    sets: int
+    places: dict[str, int]
+    dropped: int
+    samples: int
+    channels: int
+    tiles: int
+    long: int
+    narrow: int
+    runs: dict[str, int]
+    pool_programs: int
+    sum_programs: int
+
+
+def _make_plan(switch: Switch, moments: Tensor, logits: Tensor) -> _Plan:
+    sets = logits.shape[0] if logits.dim() == 2 else 1
+    return _plan(
+        switch.statistics,
+        switch.num_groups,
+        switch.drop_instance,
+        *moments.shape[1:],
+        sets,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    names: tuple[str, ...],
+    num_groups: int,
+    drop_instance: bool,
+    n: int,
+    c: int,
+    sets: int,
+) -> _Plan:
+    places = {
+        name: names.index(name) if name in names else -1
+        for name in ('in', 'ln', 'gn', 'bn')
+    }
+    groups = num_groups if 'gn' in names else 1
+    channels = min(_power(c), _CHANNELS)
+    samples = min(_power(n), _TILE // channels)
+    # narrow tiles, because only channels share this work, and small ones,
+    # because there is much to sum
+    long = min(_power(n), _CHANNELS)
+    narrow = min(_power(c), _TILE // 2 // long, _CHANNELS)
+    ln_width, gn_width = (min(_power(c // g), _WIDEST) for g in (1, groups))
+    ln_pools, gn_pools = (max(1, _TILE // w) for w in (ln_width, gn_width))
+    run_programs = 0
+    if 'ln' in names:
+        run_programs += -(-n // ln_pools)
+    if 'gn' in names:
+        run_programs += -(-n * groups // gn_pools)
+    channel_programs = -(-c // narrow)
+    return _Plan(
+        n=n,
+        c=c,
+        k=len(names),
+        groups=groups,
+        sets=sets,
+        places=places,
+        dropped=places['in'] if drop_instance else -1,
+        samples=samples,
+        channels=channels,
+        tiles=-(-n // samples) * -(-c // channels),
+        long=long,
+        narrow=narrow,
+        runs={
+            'LN_POOLS': ln_pools,
+            'LN_WIDTH': ln_width,
+            'GN_POOLS': gn_pools,
+            'GN_WIDTH': gn_width,
+        },
+        pool_programs=run_programs + channel_programs * ('bn' in names),
+        sum_programs=run_programs + channel_programs,
+    )
+
+
+def _power(value: int) -> int:
+    """The next power of two."""
+    return 1 << (value - 1).bit_length()
+
+
+def _empty_pools(plan: _Plan, moments: Tensor) -> dict[str, Tensor]:
+    """Room for two numbers of whatever each statistic pools."""
+    shapes = {
+        'ln': (2, plan.n, 1),
+        'gn': (2, plan.n, plan.groups),
+        'bn': (2, 1, plan.c),
+    }
+    return {
+        name: moments.new_empty(shape)
+        for name, shape in shapes.items()
+        if plan.places[name] >= 0
+    }
+
+
+def _empty_grad(parameter: Tensor) -> Tensor:
+    return torch.empty_like(
+        parameter,
+        dtype=torch.float32,
+        memory_format=torch.contiguous_format,
+        requires_grad=False,
+    )
+
+
+def _or(t: Tensor | None, unused: Tensor) -> Tensor:
+    """What the kernels take for a tensor that may not be there."""
+    return unused if t is None else t.detach().contiguous()
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    """The module of the kernels, which imports Triton."""
+    return importlib.import_module('.switch_kernels', __package__)

@@ -1,0 +1,64 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Which tensor of a layer it was that its forward failed with.
+
+Looked for after a failure: the checks would cost a small layer more than its
+arithmetic does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .state import ONE_FOR_EACH_CHANNEL
+
+
+def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
+    """Raise an error that names a parameter or buffer, if one is odd.
+
+    Args:
+        x: the layer's input.
+        error: what the layer failed with.
+
+    Raises:
+        ValueError: from ``error``, if a tensor is on another device than x,
+            not dense, of a rank other than 1, or in training one that cannot
+            be written to.
+    """
+    # buffers first: a parameter is written to by few layers
+    own = [*layer._buffers.items(), *layer._parameters.items()]
+    for find in (_oddity, _why_not_written)[: 1 + layer.training]:
+        for name, t in own:
+            reason = None if t is None else find(name, t, x)
+            if reason is not None:
+                raise ValueError(
+                    f'{name} of this {type(layer).__name__} {reason}'
+                ) from error
+
+
+def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
+    if t.device != x.device:
+        return (
+            f'is on {t.device}, but the input is on {x.device}: move the '
+            'layer or the input'
+        )
+    if t.layout is not torch.strided:
+        return f'has the layout {t.layout}: convert it with .to_dense()'
+    if name in ONE_FOR_EACH_CHANNEL and t.dim() != 1:
+        return f'has shape {tuple(t.shape)}: use .flatten()'
+    return None
+
+
+def _why_not_written(name: str, t: Tensor, x: Tensor) -> str | None:
+    """Why a layer in training cannot write to this tensor."""
+    stands_for_several = any(
+        stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)
+    )
+    if stands_for_several or t._is_zerotensor():
+        return (
+            'cannot be written to, since its elements share memory: '
+            'replace it by its .clone()'
+        )
+    if t.dim() and not t.is_floating_point():
+        return f'is {t.dtype}, and cannot hold an average: use .float()'
+    return None

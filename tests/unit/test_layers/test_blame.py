@@ -1,0 +1,47 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Failures name the tensor that they are about."""
+
+import pytest
+import torch
+
+from sn_mm import SN
+from sn_mm.layers.blame import blame_tensor
+
+X = torch.randn(3, 8, 5, 4)
+ODD = {
+    'on meta': lambda t: t.to('meta'),
+    'layout torch.sparse_coo': lambda t: t.to_sparse(),
+    r'shape \(1, 8\)': lambda t: t[None],
+}
+UNWRITABLE = {
+    'cannot be written to': lambda t: t[:1].expand(8),
+    'share memory': lambda t: torch._efficientzerotensor(t.shape),
+    'cannot hold an average': lambda t: t.long(),
+}
+
+
+def broken(name, change):
+    layer = SN(8)
+    layer._buffers[name] = change(getattr(layer, name))
+    return layer
+
+
+@pytest.mark.parametrize('words', ODD)
+def test_odd_tensors_in_evaluation(words):
+    layer = broken('running_var', ODD[words]).eval()
+    with pytest.raises(ValueError, match=f'running_var of this SN2d.*{words}'):
+        layer(X)
+
+
+@pytest.mark.parametrize('words', UNWRITABLE)
+def test_buffers_that_cannot_move(words):
+    layer = broken('running_mean', UNWRITABLE[words])
+    with pytest.raises(ValueError, match=f'running_mean.*{words}') as error:
+        layer(X)
+    assert error.value.__cause__ is not None
+    assert layer.num_batches_tracked == 0  # nothing half done
+    assert layer.eval()(X).isfinite().all()  # evaluation only reads
+
+
+def test_nothing_to_blame():
+    blame_tensor(SN(8), X, RuntimeError('something else'))
