@@ -12,29 +12,17 @@ x images, as options of tools/train.py (--auto-scale-lr does no more than the
 learning rate).
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-# the package beside this file, also where another program imports it
+# the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from catalog import (
-    CatalogError,
-    Entry,
-    Schedule,
-    read_entries,
-    read_paper,
-    schedule_for,
-    write_catalog,
-)
-from catalog.markdown import table
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -74,6 +62,26 @@ def _batch(text: str) -> tuple[int, int]:
             f'{text!r} is not GPUS x IMAGES, as 8x2'
         )
     return int(match[1]), int(match[2])
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from collections.abc import Sequence
+
+from catalog import (
+    CatalogError,
+    Entry,
+    Schedule,
+    read_entries,
+    read_paper,
+    schedule_for,
+    write_catalog,
+)
+from catalog.markdown import table
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(args: list | None = None) -> None:

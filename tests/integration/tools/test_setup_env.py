@@ -217,7 +217,9 @@ def test_what_is_installed_and_in_which_order(tmp_path, stack):
 
 
 def test_failing_step_is_named_and_ends():
-    result = shell('step "fetching" sh -c "echo no route >&2; exit 7"; echo on')
+    result = shell(
+        'step "fetching" sh -c "echo no route >&2; exit 7"; echo on'
+    )
     assert result.returncode == 1
     assert 'no route' in result.stderr
     assert 'error: fetching: failed' in result.stderr
