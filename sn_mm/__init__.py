@@ -21,6 +21,7 @@ __all__ = [
     'convert_norm',
     'find_norms',
     'fold',
+    'fuse_relu',
     'harden',
     'load_pretrained',
     'update_batch_average',
@@ -31,6 +32,7 @@ __all__ = [
 _LATER = {
     'convert_norm': 'surgery',
     'fold': 'surgery',
+    'fuse_relu': 'surgery',
     'harden': 'surgery',
 }
 
@@ -57,7 +59,13 @@ def _is_the_doctor() -> bool:
 
 
 if not _is_the_doctor():
-    from . import datasets, hooks, patches, visualization  # noqa: F401
+    from . import (  # noqa: F401
+        converted_model,
+        datasets,
+        hooks,
+        patches,
+        visualization,
+    )
     from .anatomy import find_norms
     from .checkpoints import load_pretrained
     from .kernels import backends

@@ -746,12 +746,14 @@ class NormTester:
             states.append(copy.deepcopy(model.state_dict()))
         got = average.module.state_dict()
         for name, _ in model.named_parameters():
-            values = [s[name] for s in states]
-            want = values[0]
-            for i, value in enumerate(values[1:]):
-                step = 0.25 if kind == 'ema' else 1 / (i + 2)
-                want = want + step * (value - want)
+            want = average_of([s[name] for s in states], kind)
             torch.testing.assert_close(got[name], want)
+        for name in got.keys() & {'0.running_mean', '0.running_var'}:
+            values = [s[name] for s in states]
+            if with_buffers:
+                torch.testing.assert_close(got[name], average_of(values, kind))
+            elif kind != 'torch':  # which leaves them where they were
+                assert torch.equal(got[name], values[-1])
         layer = average.module[0].eval()
         assert layer(norm.input()).isfinite().all()
         for ratio in layer.ratios().values():
@@ -867,6 +869,15 @@ class Bound:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.call(x)
+
+
+def average_of(values: Sequence[Tensor], kind: str) -> Tensor:
+    """What averaging models keep; the first value is copied."""
+    mean = values[0]
+    for i, value in enumerate(values[1:]):
+        step = 0.25 if kind == 'ema' else 1 / (i + 2)
+        mean = mean + step * (value - mean)
+    return mean
 
 
 def put(layer: nn.Module, name: str, value: Tensor) -> None:

@@ -73,41 +73,34 @@ from mmengine.runner import Runner
 
 import sn_mm
 from sn_mm import cli
-from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 from sn_mm.recalibrate import BatchAverage
 from sn_mm.recalibrate.fresh_loader import batches_for
 
 
+@cli.command()
 def main(args: list | None = None) -> None:
-    """Average.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """Average."""
     args = parse_args(args)
     export_local_rank(args.local_rank)
     out = Path(args.out)
-    try:
-        cfg = cli.load_config(
-            args.config, args.cfg_options, args.work_dir, args.launcher
-        )
-        cli.log_warnings_alone(cfg)
-        with cli.without_prints():
-            cli.register_toolbox(cfg)
-            cli.check_checkpoint(args.checkpoint)
-            cli.check_data(cfg, ('train_dataloader',))
-            check_destination(out)
-            runner = cli.build_runner(cfg)
-            content = cli.load_weights(runner.model, args.checkpoint)
-            done = _average(runner, args)
-        if is_main_process():
-            size = cli.put_weights(content, runner.model, done.layers)
-            write_checkpoint(content, out, size, progress=True)
-            print(done.summary())
-            print(f'wrote {out}')
-    except (cli.LaunchError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+    cfg = cli.load_config(
+        args.config, args.cfg_options, args.work_dir, args.launcher
+    )
+    cli.log_warnings_alone(cfg)
+    with cli.without_prints():
+        cli.register_toolbox(cfg)
+        cli.check_checkpoint(args.checkpoint)
+        cli.check_data(cfg, ('train_dataloader',))
+        check_destination(out)
+        runner = cli.build_runner(cfg)
+        content = cli.load_weights(runner.model, args.checkpoint)
+        done = _average(runner, args)
+    if is_main_process():
+        size = cli.put_weights(content, runner.model, done.layers)
+        write_checkpoint(content, out, size, progress=True)
+        print(done.summary())
+        print(f'wrote {out}')
 
 
 def _average(runner: Runner, args: argparse.Namespace) -> BatchAverage:
@@ -133,4 +126,4 @@ def _average(runner: Runner, args: argparse.Namespace) -> BatchAverage:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

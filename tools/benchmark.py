@@ -106,6 +106,7 @@ if __name__ == '__main__':
 import torch
 
 from benchmarks import compiled, inference, layers, report, steps
+from sn_mm import cli
 
 
 def run_layers(args) -> list[dict]:
@@ -168,12 +169,9 @@ def run_compiled(args) -> list[dict]:
     return rows
 
 
+@cli.command(ValueError, RuntimeError, OSError)
 def main(args: list | None = None) -> None:
-    """Measure.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """Measure."""
     args = parse_args(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -187,16 +185,13 @@ def main(args: list | None = None) -> None:
         inference=run_inference,
         compiled=run_compiled,
     )
-    try:
-        rows = runs.get(args.what, run_layers)(args)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f'benchmark: {error}')
+    rows = runs.get(args.what, run_layers)(args)
     if args.json:
         options = {
             k: v for k, v in vars(args).items() if k not in ('json', 'plot')
         }
-        report.write_json(args.json, dict(options=options, results=rows))
+        report.write_results(args.json, dict(options=options, results=rows))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

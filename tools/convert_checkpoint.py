@@ -70,37 +70,26 @@ if __name__ == '__main__':
     # Help and wrong arguments are answered before PyTorch is imported.
     parse_args(None)
 
-from sn_mm.checkpoints import CheckpointError
+from sn_mm import cli
 from sn_mm.checkpoints.files import convert_source
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 
 
-def main(args: list | None = None) -> int:
-    """Convert.
-
-    Args:
-        args: arguments; those of the command line by default.
-
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
+@cli.command()
+def main(args: list | None = None) -> None:
+    """Convert."""
     args = parse_args(args)
-    try:
-        if not args.dry_run:
-            check_destination(Path(args.dst))
-        made = convert_source(args.src, args.to, args.part, progress=True)
-        if args.dry_run:
-            print(made.report.table())
-        else:
-            write_checkpoint(
-                made.content, Path(args.dst), made.size, progress=True
-            )
-            print(f'wrote {args.dst}')
-        print(made.report.summary())
-    except CheckpointError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    if not args.dry_run:
+        check_destination(Path(args.dst))
+    made = convert_source(args.src, args.to, args.part, progress=True)
+    if args.dry_run:
+        print(made.report.table())
+    else:
+        write_checkpoint(
+            made.content, Path(args.dst), made.size, progress=True
+        )
+        print(f'wrote {args.dst}')
+    print(made.report.summary())
 
 
 if __name__ == '__main__':

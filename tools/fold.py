@@ -13,9 +13,8 @@ before. Layers that are still soft stay as they are; --harden hardens first.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 # the modules beside this file, also where another program imports it
@@ -34,7 +33,9 @@ def parse_args(args: list | None) -> argparse.Namespace:
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
     parser.add_argument(
-        '--harden', action='store_true', help='harden the ratios first'
+        '--harden',
+        action='store_true',
+        help='harden the ratios first, without the finetuning that this needs',
     )
     parser.add_argument(
         '--onnx', metavar='STEM', help='write STEM_image.onnx and so on'
@@ -56,14 +57,12 @@ if __name__ == '__main__':
     parse_args(None)
 
 import torch
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
 
 import sn_mm
 from sn_mm import cli
-from sn_mm.checkpoints import CheckpointError
-from sn_mm.deploy.onnx import export_onnx, parts_of
+from sn_mm.deploy.onnx import export_onnx, parts_of, relative_error
 from sn_mm.surgery import fold_with_report
+from sn_mm.surgery.harden import FINETUNE
 
 
 @torch.no_grad()
@@ -73,60 +72,61 @@ def outputs_of(model, size) -> list[list[torch.Tensor]]:
 
 
 def largest_error(before, after) -> float:
-    """Relative to the largest value of each output."""
+    """Of all outputs, each relative to its largest value."""
     return max(
-        float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
+        relative_error(b, a)
         for one, other in zip(before, after)
         for a, b in zip(one, other)
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise cli.LaunchError(
+            f'--onnx needs the package {package}: pip install {package} '
+            'onnxruntime'
+        )
+
+
+def write_onnx(
+    model: torch.nn.Module, stem: Path, size: tuple[int, int]
+) -> None:
+    """Export the networks, and say how far onnxruntime's outputs are off."""
+    for file in export_onnx(model, stem, size):
+        text = 'not compared: pip install onnxruntime'
+        if file.error is not None:
+            text = f'onnxruntime differs by {file.error:.1e}, relative'
+        print(f'wrote {file.path}; {text}')
+
+
+@cli.command(ValueError, OSError)
+def main(args: list | None = None) -> None:
+    """Fold."""
+    args = parse_args(args)
+    cli.hush_model_building()
+    if args.onnx:
+        _need('onnx')  # before minutes of work
     cfg = cli.load_config(args.config, args.cfg_options)
-    scope = cli.register_toolbox(cfg)
     cli.check_checkpoint(args.checkpoint)
-    with MODELS.switch_scope_and_registry(scope) as models:
-        model = models.build(cfg.model)
+    model = cli.build_model(cfg)
     cli.load_weights(model, args.checkpoint)
-    if args.harden:
-        sn_mm.harden(model)
     model.eval()
     size = tuple(args.size)
     before = outputs_of(model, size)
+    if args.harden:
+        sn_mm.harden(model)
+        soft, before = before, outputs_of(model, size)
+        change = largest_error(soft, before)
+        print(
+            f'warning: --harden alone changes the outputs by {change:.0%} of '
+            f'the largest. {FINETUNE}; then fold without --harden'
+        )
     model, report = fold_with_report(model)
     print(report.table())
     error = largest_error(before, outputs_of(model, size))
     print(f'largest change of an output, relative: {error:.1e}')
     if args.onnx:
-        for file in export_onnx(model, Path(args.onnx), size):
-            text = 'not compared: pip install onnxruntime'
-            if file.error is not None:
-                text = f'onnxruntime differs by {file.error:.1e}, relative'
-            print(f'wrote {file.path}; {text}')
-
-
-def main(args: list | None = None) -> int:
-    """Fold.
-
-    Args:
-        args: arguments; those of the command line by default.
-
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
-    args = parse_args(args)
-    # building a model says much that is no matter here
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    warnings.simplefilter('ignore')
-    try:
-        run(args)
-    except (ValueError, cli.LaunchError, CheckpointError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f'error: {error}; pip install onnx', file=sys.stderr)
-        return 1
-    return 0
+        write_onnx(model, Path(args.onnx), size)
 
 
 if __name__ == '__main__':

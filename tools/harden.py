@@ -6,6 +6,9 @@ with hard_ratios=True in its norm_cfg (configs/hard), and is tested with the
 config that SRC was trained with. Optimizer and schedule are left out: a
 hardened checkpoint starts a run (load_from), it does not resume one.
 
+Hardening changes what the model computes: finetune DST before it is tested or
+folded.
+
     python tools/harden.py SRC DST
     python tools/harden.py sn://FILE DST
     python tools/harden.py SRC --dry-run
@@ -46,23 +49,30 @@ if __name__ == '__main__':
     # Help and wrong arguments are answered before PyTorch is imported.
     parse_args(None)
 
+from sn_mm import cli
 from sn_mm.anatomy.ratios import LayerRatios
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.weights import read_weights
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.surgery.harden import describe, harden_state
+from sn_mm.surgery.harden import (
+    FINETUNE,
+    describe,
+    harden_state,
+    undecided,
+)
 from sn_mm.utils import text_table
 
 
 def table(layers: list[LayerRatios]) -> str:
-    """Each layer's choice and the ratio it had."""
+    """Each layer's choice, its ratio, and by how much that is the largest."""
     rows = []
     for layer in layers:
         row = [layer.name]
         for kind in ('mean', 'var'):
             names = '/'.join(dict.fromkeys(layer.choice(kind)))
             ratio = getattr(layer, kind).max(-1).mean()
-            row.append(f'{names} ({ratio:.2f})')
+            margin = layer.margin(kind).min()
+            row.append(f'{names} ({ratio:.2f}, by {margin:.2f})')
         rows.append(row)
     return text_table(('layer', 'mean', 'var'), rows)
 
@@ -80,32 +90,23 @@ def harden_content(content: dict) -> tuple[dict, list[LayerRatios]]:
     return new, layers
 
 
-def main(args: list | None = None) -> int:
-    """Harden.
-
-    Args:
-        args: arguments; those of the command line by default.
-
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
+@cli.command()
+def main(args: list | None = None) -> None:
+    """Harden."""
     args = parse_args(args)
-    try:
-        if not args.dry_run:
-            check_destination(Path(args.dst))
-        content, layers = harden_content(read_weights(args.src))
-        if args.dry_run:
-            print(table(layers))
-        else:
-            state = content['state_dict'].values()
-            size = sum(t.numel() * t.element_size() for t in state)
-            write_checkpoint(content, Path(args.dst), size, progress=True)
-            print(f'wrote {args.dst}')
-        print(describe(layers))
-    except CheckpointError as error:
-        print(f'error: {args.src}: {error}', file=sys.stderr)
-        return 1
-    return 0
+    if not args.dry_run:
+        check_destination(Path(args.dst))
+    content, layers = harden_content(read_weights(args.src))
+    if args.dry_run:
+        print(table(layers))
+    else:
+        state = content['state_dict'].values()
+        size = sum(t.numel() * t.element_size() for t in state)
+        write_checkpoint(content, Path(args.dst), size, progress=True)
+        print(f'wrote {args.dst}')
+    print(describe(layers))
+    unsure = undecided(layers)
+    print(f'warning: {unsure}' if unsure else f'note: {FINETUNE}')
 
 
 if __name__ == '__main__':

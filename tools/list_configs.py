@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # the modules beside this file, also where another program imports it
@@ -68,8 +69,6 @@ if __name__ == '__main__':
     # Help and wrong arguments are answered before PyTorch is imported.
     parse_args(None)
 
-from collections.abc import Sequence
-
 from catalog import (
     CatalogError,
     Entry,
@@ -80,32 +79,27 @@ from catalog import (
     write_catalog,
 )
 from catalog.markdown import table
+from sn_mm import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@cli.command(CatalogError)
 def main(args: list | None = None) -> None:
-    """List or write.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """List or write."""
     args = parse_args(args)
-    try:
-        if args.batch:
-            for path in args.what:
-                print(_options(schedule_for(Path(path), *args.batch)))
-        elif args.write:
-            paper = read_paper(ROOT / 'configs')
-            entries = read_entries(ROOT / 'configs', paper)
-            changed = write_catalog(ROOT, paper, entries)
-            for path in changed:
-                print(f'wrote {path.relative_to(ROOT)}')
-            print(_written(entries, len(changed)))
-        else:
-            print(_listing(args.what, args.table))
-    except CatalogError as error:
-        sys.exit(f'error: {error}')
+    if args.batch:
+        for path in args.what:
+            print(_options(schedule_for(Path(path), *args.batch)))
+    elif args.write:
+        paper = read_paper(ROOT / 'configs')
+        entries = read_entries(ROOT / 'configs', paper)
+        changed = write_catalog(ROOT, paper, entries)
+        for path in changed:
+            print(f'wrote {path.relative_to(ROOT)}')
+        print(_written(entries, len(changed)))
+    else:
+        print(_listing(args.what, args.table))
 
 
 def _listing(folders: list, number: str | None) -> str:
@@ -154,4 +148,4 @@ def _options(schedule: Schedule) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -23,11 +23,7 @@ are summarized on the terminal.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 
 _HARD_COUNT = 4
@@ -80,24 +76,18 @@ if __name__ == '__main__':
     # Help and wrong arguments are answered before PyTorch is imported.
     parse_args(None)
 
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
-
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import numbers, snapshots, summary
 from sn_mm.analysis.snapshots import Snapshot, Source
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
+from sn_mm.utils import write_json
 
 
 def layers_of_config(path: str) -> list[LayerInfo]:
     """The SN layers of a config's model, receptive fields included."""
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    warnings.simplefilter('ignore')
-    cfg = cli.load_config(path)
-    scope = cli.register_toolbox(cfg)
-    with MODELS.switch_scope_and_registry(scope) as models:
-        layers, note = infos_of_model(models.build(cfg.model))
+    cli.hush_model_building()
+    layers, note = infos_of_model(cli.build_model(cli.load_config(path)))
     if note:
         print(f'warning: {note}', file=sys.stderr)
     return layers
@@ -135,12 +125,6 @@ def numbers_of(args: argparse.Namespace, sources: list[Source]):
     return numbers.component_numbers(chosen)
 
 
-def write_json(path: str, content) -> None:
-    temporary = Path(f'{path}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(temporary, path)
-
-
 def draw(kind: str, content, stem: Path) -> list[Path]:
     """Write the picture; matplotlib is needed for nothing else."""
     try:
@@ -149,37 +133,38 @@ def draw(kind: str, content, stem: Path) -> list[Path]:
         raise cli.LaunchError(
             f'drawing needs matplotlib ({error}): pip install matplotlib'
         ) from error
-    return plots.save(getattr(plots, f'draw_{kind}')(content), stem)
+    figures = dict(
+        layers=plots.draw_layers,
+        components=plots.draw_components,
+        time=plots.draw_time,
+        hard=plots.draw_hard,
+    )
+    return plots.save(figures[kind](content), stem)
 
 
-def main(args: list | None = None) -> int:
-    """Draw.
+SUMMARIES = dict(
+    layers=summary.summarize_layers,
+    components=summary.summarize_components,
+    time=summary.summarize_time,
+    hard=summary.summarize_hard,
+)
 
-    Args:
-        args: arguments; those of the command line by default.
 
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
+@cli.command(ValueError, OSError)
+def main(args: list | None = None) -> None:
+    """Draw."""
     args = parse_args(args)
-    try:
-        sources = snapshots.read_sources(args.sources, args.titles)
-        if args.config:
-            known = layers_of_config(args.config)
-            sources = [snapshots.with_fields(s, known) for s in sources]
-        content = numbers_of(args, sources)
-        if args.json:
-            write_json(args.json, content)
-        files = draw(
-            args.kind, content, Path(args.out or f'ratios_{args.kind}')
-        )
-    except (ValueError, cli.LaunchError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    print(getattr(summary, f'summarize_{args.kind}')(content))
+    sources = snapshots.read_sources(args.sources, args.titles)
+    if args.config:
+        known = layers_of_config(args.config)
+        sources = [snapshots.with_fields(s, known) for s in sources]
+    content = numbers_of(args, sources)
+    if args.json:
+        write_json(args.json, content)
+    files = draw(args.kind, content, Path(args.out or f'ratios_{args.kind}'))
+    print(SUMMARIES[args.kind](content))
     for path in files:
         print(f'wrote {path}')
-    return 0
 
 
 if __name__ == '__main__':

@@ -15,9 +15,7 @@ against. Builds the model; needs no data and starts no training.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 # the modules beside this file, also where another program imports it
@@ -66,9 +64,7 @@ if __name__ == '__main__':
     parse_args(None)
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
 from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
@@ -77,14 +73,7 @@ from sn_mm.analysis import advice, norm_table, sparse_advice
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
-from sn_mm.checkpoints import CheckpointError
 from sn_mm.utils import write_json
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """The config's model, in training mode."""
-    with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as models:
-        return models.build(cfg.model).train()
 
 
 def fill(model: nn.Module, args: argparse.Namespace) -> bool:
@@ -146,43 +135,29 @@ def as_json(rows, warned: list[str]) -> dict:
     return dict(layers=layers, warnings=warned)
 
 
-def main(args: list | None = None) -> int:
-    """Print the table.
-
-    Args:
-        args: arguments; those of the command line by default.
-
-    Returns:
-        Exit status: 0, or 1 after an error.
-    """
+@cli.command(OSError)
+def main(args: list | None = None) -> None:
+    """Print the table."""
     args = parse_args(args)
-    # building a model says much that is no matter here
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    warnings.simplefilter('ignore')
-    try:
-        cfg = cli.load_config(args.config, args.cfg_options)
-        cli.register_toolbox(cfg)
-        model = build_model(cfg)
-        trained = fill(model, args)
-        rows = norm_table.norm_rows(model, weight_decay(model, cfg))
-        if not rows:
-            raise cli.LaunchError(
-                f'the model of {args.config} has no norm layer; set norm_cfg '
-                'at its parts'
-            )
-        warned = find_warnings(model, cfg, rows, args, trained)
-        if args.json:
-            write_json(args.json, as_json(rows, warned))
-    except (cli.LaunchError, CheckpointError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    cli.hush_model_building()
+    cfg = cli.load_config(args.config, args.cfg_options)
+    model = cli.build_model(cfg).train()
+    trained = fill(model, args)
+    rows = norm_table.norm_rows(model, weight_decay(model, cfg))
+    if not rows:
+        raise cli.LaunchError(
+            f'the model of {args.config} has no norm layer; set norm_cfg at '
+            'its parts'
+        )
+    warned = find_warnings(model, cfg, rows, args, trained)
+    if args.json:
+        write_json(args.json, as_json(rows, warned))
     print(norm_table.table(rows))
     images = images_per_gpu(cfg)
     print(f'\n{norm_table.summary(rows)}')
     print(f'images per GPU: {images if images is not None else "unknown"}')
     for text in warned:
         print(f'warning: {text}')
-    return 0
 
 
 if __name__ == '__main__':

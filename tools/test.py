@@ -64,40 +64,33 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.checkpoints import CheckpointError
 
 
+@cli.command()
 def main(args: list | None = None) -> None:
-    """Test.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """Test."""
     args = parse_args(args)
     export_local_rank(args.local_rank)
     pictures = None
-    try:
-        cfg = cli.load_config(
-            args.config, args.cfg_options, args.work_dir, args.launcher
+    cfg = cli.load_config(
+        args.config, args.cfg_options, args.work_dir, args.launcher
+    )
+    scope = cli.register_toolbox(cfg)
+    cli.check_checkpoint(args.checkpoint)
+    cli.check_data(cfg, ('test_dataloader',))
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        pictures = cli.draw_predictions(
+            cfg, scope, args.show, args.show_dir, args.wait_time
         )
-        scope = cli.register_toolbox(cfg)
-        cli.check_checkpoint(args.checkpoint)
-        cli.check_data(cfg, ('test_dataloader',))
-        cfg.load_from = args.checkpoint
-        if args.show or args.show_dir:
-            pictures = cli.draw_predictions(
-                cfg, scope, args.show, args.show_dir, args.wait_time
-            )
-        if args.tta:
-            cli.enable_tta(cfg, scope)
-        if args.out:
-            cli.dump_predictions(cfg, scope, args.out)
-        cli.build_runner(cfg).test()
-    except (cli.LaunchError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+    if args.tta:
+        cli.enable_tta(cfg, scope)
+    if args.out:
+        cli.dump_predictions(cfg, scope, args.out)
+    cli.build_runner(cfg).test()
     if pictures:
         print(f'pictures: {pictures}')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

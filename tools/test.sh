@@ -26,14 +26,23 @@ esac
 # Adds what only tests need to an environment of ours; into somebody's own
 # nothing is installed, and tests that lack something are skipped.
 add_test_libraries() {
-  local files="$SN_MM_ROOT/requirements" stamp
-  stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/sn_mm.tests"
-  cmp -s <(cat "$files/tests.txt" "$files/triton.txt") "$stamp" && return
+  local files="$SN_MM_ROOT/requirements" prefix stamp
+  prefix="$("$PYTHON" -c 'import sys; print(sys.prefix)')"
+  stamp="$prefix/sn_mm.tests"
+  export SN_MM_OLD_TRITON="$prefix/old_triton"
+  cmp -s <(test_requirements) "$stamp" && return
   echo '  installing libraries of the tests (half a minute)'
   "$PYTHON" -m pip install -qq --no-deps -r "$files/tests.txt"
   "$PYTHON" -c 'import triton' 2>/dev/null ||
     "$PYTHON" -m pip install -qq --no-deps -r "$files/triton.txt"
-  cat "$files/tests.txt" "$files/triton.txt" >"$stamp"
+  rm -rf "$SN_MM_OLD_TRITON"
+  "$PYTHON" -m pip install -qq --no-deps -r "$files/old_triton.txt" \
+    --target "$SN_MM_OLD_TRITON"
+  test_requirements >"$stamp"
+}
+
+test_requirements() {
+  cat "$SN_MM_ROOT"/requirements/{tests,triton,old_triton}.txt
 }
 
 setup_env

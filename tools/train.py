@@ -57,34 +57,27 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.checkpoints import CheckpointError
 
 
+@cli.command()
 def main(args: list | None = None) -> None:
-    """Train.
-
-    Args:
-        args: arguments; those of the command line by default.
-    """
+    """Train."""
     args = parse_args(args)
     export_local_rank(args.local_rank)
-    try:
-        cfg = cli.load_config(
-            args.config, args.cfg_options, args.work_dir, args.launcher
-        )
-        cli.register_toolbox(cfg)
-        if args.amp:
-            cli.enable_amp(cfg)
-        if args.auto_scale_lr:
-            cli.enable_auto_scale_lr(cfg)
-        if args.resume is not None:
-            cli.set_resume(cfg, args.resume)
-        cli.check_checkpoint(cfg.get('load_from'))
-        cli.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-        cli.build_runner(cfg).train()
-    except (cli.LaunchError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+    cfg = cli.load_config(
+        args.config, args.cfg_options, args.work_dir, args.launcher
+    )
+    cli.register_toolbox(cfg)
+    if args.amp:
+        cli.enable_amp(cfg)
+    if args.auto_scale_lr:
+        cli.enable_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cli.set_resume(cfg, args.resume)
+    cli.check_checkpoint(cfg.get('load_from'))
+    cli.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    cli.build_runner(cfg).train()
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

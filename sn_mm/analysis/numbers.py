@@ -10,7 +10,7 @@ import numpy as np
 
 from sn_mm.anatomy.components import in_order
 from sn_mm.anatomy.layer_info import LayerInfo
-from sn_mm.anatomy.ratios import KINDS, LayerRatios
+from sn_mm.anatomy.ratios import KINDS, UNDECIDED, LayerRatios
 
 from .snapshots import Snapshot, Source, check_same_layers
 
@@ -19,8 +19,6 @@ BINS = (49, 299)
 # A ratio of 0 would make the divergence infinite.
 _FLOOR = 1e-6
 _DIGITS = 6
-# A largest ratio that leads by less has not been chosen: 0.34 against 0.33.
-UNDECIDED = 0.02
 _NOTHING = 'undecided'
 
 

@@ -25,7 +25,8 @@ def frozen_radius(model: nn.Module, cfg: Mapping[str, Any]) -> list[str]:
     layers = [m for m in sparse_layers(model) if is_open(m)]
     hooks = [*(cfg.get('custom_hooks') or [])]
     hooks += [h for h in (cfg.get('default_hooks') or {}).values() if h]
-    kinds = [_class_of(hook) for hook in hooks]
+    scope = cfg.get('default_scope')
+    kinds = [_class_of(hook, scope) for hook in hooks]
     if not layers or any(k is None or may_move_radius(k) for k in kinds):
         return []
     return [
@@ -35,7 +36,10 @@ def frozen_radius(model: nn.Module, cfg: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _class_of(hook: Any) -> type | None:
+def _class_of(hook: Any, scope: str | None) -> type | None:
     """The class of a hook's config; None if it is not registered here."""
     kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
-    return kind if isinstance(kind, type) else HOOKS.get(kind)
+    if isinstance(kind, type):
+        return kind
+    with HOOKS.switch_scope_and_registry(scope) as registry:
+        return registry.get(kind)

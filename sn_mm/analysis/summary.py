@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from sn_mm.anatomy.components import label
-from sn_mm.anatomy.ratios import KINDS
-
-from .numbers import UNDECIDED
+from sn_mm.anatomy.ratios import KINDS, UNDECIDED
 
 
 def summarize_layers(numbers: list[dict]) -> str:

@@ -31,10 +31,13 @@ class Ratios:
     Attributes:
         statistics: of the layer, in the order of its ratios.
         groups: rows of logits; 1 gives shape (K,).
+        frozen: the layer cannot learn, so that BN, which the file's layer
+            is, is what it takes alone.
     """
 
     statistics: Sequence[str] = ('in', 'ln', 'bn')
     groups: int = 1
+    frozen: bool = False
 
 
 def bn_layers(state: Mapping[str, Tensor]) -> list[str]:
@@ -117,15 +120,21 @@ def bn_to_sn(
             out[f'{target}.var_weight'] = logits.clone()
             # files older than torch 0.4.1 do not count batches
             out.setdefault(f'{target}.num_batches_tracked', torch.tensor(0))
-            change = f'adds ratios: {ratios}'
+            change = f'adds ratios: {_start(wanted(target), ratios)}'
         report.used.append(Used(key, tuple(value.shape), new, change))
     return out
+
+
+def _start(wanted: Ratios, ratios: str) -> str:
+    """What the ratios of one layer start with, out of ``RATIOS``."""
+    alone = wanted.frozen and 'bn' in wanted.statistics
+    return 'bn' if alone else ratios
 
 
 def _logits(wanted: Ratios, ratios: str, layer: str) -> Tensor:
     count = len(wanted.statistics)
     shape = (count,) if wanted.groups == 1 else (wanted.groups, count)
-    if ratios == 'initial':
+    if _start(wanted, ratios) == 'initial':
         return torch.ones(shape)
     if 'bn' not in wanted.statistics:
         raise CheckpointError(

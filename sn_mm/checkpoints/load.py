@@ -204,7 +204,8 @@ def _from_bn(
             module = modules.get(layer)
             if not hasattr(module, 'statistics'):
                 return Ratios()
-            return Ratios(module.statistics, module.ratio_groups)
+            frozen = not any(p.requires_grad for p in module.parameters())
+            return Ratios(module.statistics, module.ratio_groups, frozen)
 
         state = bn_to_sn(
             file.state, report, name=name, wanted=wanted, **options

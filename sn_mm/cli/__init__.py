@@ -7,9 +7,12 @@ needs, and the switches of training and testing. Arguments are the tools' own
 """
 
 from .checks import check_checkpoint, check_data
+from .commands import command
 from .configs import build_runner, load_config, register_toolbox
 from .errors import LaunchError
+from .models import build_model
 from .quiet import (
+    hush_model_building,
     log_warnings_alone,
     without_packaging_warnings,
     without_prints,
@@ -20,14 +23,17 @@ from .weights import load_weights, put_weights
 
 __all__ = [
     'LaunchError',
+    'build_model',
     'build_runner',
     'check_checkpoint',
     'check_data',
+    'command',
     'draw_predictions',
     'dump_predictions',
     'enable_amp',
     'enable_auto_scale_lr',
     'enable_tta',
+    'hush_model_building',
     'load_config',
     'load_weights',
     'log_warnings_alone',

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 
 @contextlib.contextmanager
@@ -31,6 +33,17 @@ def log_warnings_alone(cfg: Config) -> None:
     """
     if cfg.get('log_level', 'INFO') == 'INFO':
         cfg.log_level = 'WARNING'
+
+
+def hush_model_building() -> None:
+    """Silence what building a model logs and warns of, for this process.
+
+    For tools that build a model to look at it: how each of its parameters is
+    initialized, and what the toolbox would rather have called otherwise, is
+    not what their users asked for.
+    """
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    warnings.simplefilter('ignore')
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,10 @@ def export_onnx(
     Raises:
         ModuleNotFoundError: without the package onnx.
     """
+    if find_spec('onnx') is None:  # torch would raise an error of its own
+        raise ModuleNotFoundError(
+            'writing ONNX files needs the package onnx: pip install onnx'
+        )
     done = []
     for part in parts_of(model, size):
         path = stem.with_name(f'{stem.name}_{part.name}.onnx')
@@ -157,6 +162,12 @@ def _export(part: Part, path: Path) -> None:
         )
 
 
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    """Largest difference of two outputs over the largest value wanted."""
+    largest = wanted.abs().max().clamp(min=1e-12)
+    return float((got - wanted).abs().max() / largest)
+
+
 def _error(part: Part, path: Path) -> float | None:
     try:
         import onnxruntime
@@ -167,12 +178,10 @@ def _error(part: Part, path: Path) -> float | None:
     )
     x = torch.cat([part.example, part.example.flip(0) * 0.5])
     got = session.run(None, {'input': x.cpu().numpy()})
-    errors = []
-    for one, other in zip(got, part.module(x)):
-        other = other.cpu()
-        error = (torch.from_numpy(one) - other).abs().max()
-        errors.append(float(error / other.abs().max().clamp(min=1e-12)))
-    return max(errors)
+    return max(
+        relative_error(torch.from_numpy(one), other.cpu())
+        for one, other in zip(got, part.module(x))
+    )
 
 
 def _random(like: nn.Module, *shape: int) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .waiting import waiting_for_others
+
 # gloo has all_gather_into_tensor in newer versions of torch only
 _WITHOUT_FLAT_GATHER = ('gloo', 'mpi', 'undefined')
 _calls = threading.local()
@@ -87,7 +89,9 @@ class _Pool(torch.autograd.Function):
         d_mean, d_var = _Sum.apply(d_pooled[:2], ctx.process_group)
         # through this function, so that second derivatives see that the
         # mean is everybody's
-        mean, _, total = _Pool.apply(own, ctx.count, ctx.process_group, parts)
+        mean, _, total = _Pool.apply(
+            own, ctx.count, ctx.process_group, parts
+        )
         share = ctx.count / total.clamp(min=1)
         d_own = torch.stack(
             [
@@ -105,7 +109,8 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, t, process_group):
         ctx.process_group = process_group
         total = t.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=process_group)
+        with waiting_for_others(t.shape[-1]):
+            dist.all_reduce(total, group=process_group)
         return total
 
     @staticmethod
@@ -138,10 +143,11 @@ def all_gather(t: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     same order and get the same bits.
     """
     out = t.new_empty(dist.get_world_size(group), t.numel())
-    if dist.get_backend(group) in _WITHOUT_FLAT_GATHER:
-        dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
-    else:  # NCCL would copy a list's tensors one by one
-        dist.all_gather_into_tensor(out, t.contiguous(), group=group)
+    with waiting_for_others(t.numel() // 2):
+        if dist.get_backend(group) in _WITHOUT_FLAT_GATHER:
+            dist.all_gather(list(out.unbind(0)), t.contiguous(), group=group)
+        else:  # NCCL would copy a list's tensors one by one
+            dist.all_gather_into_tensor(out, t.contiguous(), group=group)
     return out
 
 

@@ -17,6 +17,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Union
 from weakref import WeakKeyDictionary
 
@@ -126,9 +127,24 @@ def _make(partition: Partition) -> dist.ProcessGroup:
     made = _groups.setdefault(dist.group.WORLD, {})
     if partition not in made:
         made[partition], _ = dist.new_subgroups_by_enumeration(
-            [list(ranks) for ranks in partition]
+            [list(ranks) for ranks in partition], timeout=_timeout()
         )
     return made[partition]
+
+
+def _timeout() -> timedelta | None:
+    """That of the default group; None, torch's own, where it hides it.
+
+    A job that asks for another one (``env_cfg.dist_cfg.timeout``) asks for
+    it everywhere, and torch takes its own for every new group.
+    """
+    world = dist.group.WORLD
+    for device in getattr(world, '_device_types', ()):
+        try:
+            return world._get_backend(device).options._timeout
+        except (AttributeError, RuntimeError):
+            continue
+    return None
 
 
 def _partition(spec: Spec) -> Partition:

@@ -39,14 +39,20 @@ def update_running(
         _update(mean, var, count, batch, momentum)
 
 
-def _update(mean, var, count, batch, momentum) -> None:
+def _update(
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor,
+    batch: Tensor,
+    momentum: Tensor | float | None,
+) -> None:
     # No branch on what was seen: reading it would stall a GPU.
     moments = batch[:2, 0]
     seen = moments.isfinite().all()
     if batch.shape[0] > 2:
         seen = seen & (batch[2, 0, 0] > 0)
     if momentum is None:
-        momentum = 1 / (count + seen).clamp(min=1)
+        momentum = 1 / (count + seen).clamp(min=1).to(mean.dtype)
     step = seen.to(mean.dtype) * momentum  # a bool times 0.1 is a float32
     for own, new in ((mean, moments[0]), (var, moments[1])):
         # zeros, since infinity times 0 is NaN

@@ -151,7 +151,7 @@ class NativeSwitch(SwitchNumbers):
     def normalize(self, sweeps, x, params, relu):
         """See :meth:`AnyRule.normalize`."""
         rows = None
-        if not (relu or self._is_synchronized() or switch_driven.why_not()):
+        if not (self._is_synchronized() or switch_driven.why_not()):
             rows = sweeps.Rows.of(x)
         if rows is None:
             return super().normalize(sweeps, x, params, relu)
@@ -159,7 +159,7 @@ class NativeSwitch(SwitchNumbers):
         given = self._given()
         y, moments, batch = switch_driven.normalize(
             *(self.switch, rows, _all_params(params), given),
-            is_worth_keeping(x),
+            *(is_worth_keeping(x), relu),
         )
         if given is not None:
             return y, moments, (), (given,)
@@ -183,7 +183,7 @@ class NativeSwitch(SwitchNumbers):
             )
         d_x, d_params = switch_driven.differentiate(
             *(self.switch, rows, moments, _all_params(params)),
-            *(brought[0] if brought else None, needs[0]),
+            *(brought[0] if brought else None, needs[0], relu),
         )
         return d_x, self._wanted(d_params, params, needs[1:])
 

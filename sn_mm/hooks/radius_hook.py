@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
@@ -138,23 +138,39 @@ class RadiusWatch(Hook):
     def __init__(self) -> None:
         self._layers: list[nn.Module] = []
         self._start: Sequence[float] = ()
+        self._left = 0
 
     def before_train(self, runner: Runner) -> None:
         """Look for layers that have not chosen yet, and for hooks."""
         # of the model that the optimizer trains, once for all
         self._layers = [m for m in sparse_layers(runner.model) if is_open(m)]
         self._start = [float(m.radius) for m in self._layers]
+        self._left = len(runner.train_dataloader)
         if self._layers and not any(
             map(may_move_radius, map(type, runner.hooks))
         ):
             self._warn('nothing will move it in this training')
 
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Look after as many iterations as an epoch has, without epochs."""
+        if self._layers and isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._left -= 1
+            if self._left == 0:
+                self._check('it has not moved in the first epoch')
+
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look whether the radius has moved."""
-        self._check('it has not moved in the first epoch')
+        """Look whether the radius has moved, after hooks that move it here."""
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._check('it has not moved in the first epoch')
 
     def after_train(self, runner: Runner) -> None:
-        """The same after a training without epochs."""
+        """The same after a training that is shorter than an epoch."""
         self._check('it has not moved in this training')
 
     def _check(self, what: str) -> None:

@@ -41,6 +41,9 @@ class RowNorm(_InstanceNorm):
         statistics: names of what is mixed, in the order of the ratios.
         bn_eval: normalizes with running statistics while training too.
         hard_ratios: its ratios are fixed, and one-hot.
+        rectifies: gives max(y, 0), in the same sweeps: set by
+            :func:`sn_mm.fuse_relu` where a ReLU follows.
+        can_rectify: whether :meth:`normalize` heeds that.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
         settings: names of attributes that decide what the layer computes
@@ -57,6 +60,8 @@ class RowNorm(_InstanceNorm):
     bn_eval = False
     hard_ratios = False
     is_synchronized = False
+    rectifies = False
+    can_rectify = False
     initial = {}
     settings = ()
     _ranks = None  # any from 2 on

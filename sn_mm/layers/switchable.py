@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
 from sn_mm.functional.running import update_running
+from sn_mm.utils.errors import CheckpointError
 
 from .arguments import check_divides, check_names
 from .base import RowNorm
@@ -77,6 +78,7 @@ class SwitchNorm(HardRatios, RowNorm):
     """
 
     _abbr_ = 'sn'
+    can_rectify = True
     initial = dict(mean_weight=1, var_weight=1)
     settings = ('statistics', 'num_groups', 'unbiased', 'eps')
 
@@ -146,7 +148,8 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            x, rule, mean_weight, var_weight, own['weight'], own['bias']
+            *(x, rule, mean_weight, var_weight, own['weight'], own['bias']),
+            relu=self.rectifies,
         )
         if not isinstance(result, tuple):
             return result
@@ -258,7 +261,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _constant(self, x: Tensor) -> Tensor:
         """Running statistics alone: x need not be read for moments."""
-        return nn.functional.batch_norm(
+        y = nn.functional.batch_norm(
             x,
             self.running_mean,
             self.running_var,
@@ -266,6 +269,7 @@ class SwitchNorm(HardRatios, RowNorm):
             self.bias,
             eps=self.eps,
         )
+        return y.relu_() if self.rectifies else y
 
     def _track(self, x: Tensor, batch: Tensor) -> None:
         """Move the running statistics towards the batch's."""
@@ -304,6 +308,14 @@ class SwitchNorm(HardRatios, RowNorm):
     ) -> None:
         shape = self._ratio_shape()
         given = [state_dict.get(prefix + name) for name in RATIOS]
+        if prefix + 'weight' in state_dict and given == [None, None]:
+            raise CheckpointError(
+                f'{prefix}weight comes without {prefix}mean_weight and '
+                f'{prefix}var_weight: it is of another norm than SN. Start '
+                'from the weights of a network with BN by putting bn2sn:// in '
+                "front of their file's name, in init_cfg, load_from or "
+                'sn_mm.load_pretrained'
+            )
         for name, value in zip(RATIOS, given):
             if value is not None and tuple(value.shape) != shape:
                 error_msgs.append(

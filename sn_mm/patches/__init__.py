@@ -13,7 +13,9 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
+- :mod:`.foreign_norms`: the same, for state dicts of other norms.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.start_watch`: the hooks of mmengine's Runner.
 - :mod:`.radius_watch`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
@@ -24,12 +26,14 @@ configs, and :mod:`.cpu_processes`, while a Runner is built.
 import sn_mm_ops
 
 from .filled_models import fill_models
+from .foreign_norms import watch_loading
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
 from .radius_watch import watch_radius
+from .start_watch import watch_starts
 from .sync_bn import watch_sync_bn
 
 
@@ -42,7 +46,9 @@ def apply() -> None:
     restore_in1d()
     watch_sync_bn()
     fill_models()
+    watch_loading()
     register_pretrained()
+    watch_starts()
     watch_radius()
 
 
@@ -54,6 +60,8 @@ __all__ = [
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'watch_loading',
+    'watch_starts',
     'watch_radius',
     'watch_sync_bn',
 ]

@@ -3,6 +3,7 @@
 
 from .convert_norm import convert_norm
 from .fold import fold, fold_with_report
+from .fuse_relu import fuse_relu
 from .harden import harden
 
-__all__ = ['convert_norm', 'fold', 'fold_with_report', 'harden']
+__all__ = ['convert_norm', 'fold', 'fold_with_report', 'fuse_relu', 'harden']

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -46,6 +47,12 @@ _SETTINGS = (
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
 _RATIOS = ('mean_weight', 'var_weight')
+_CONFIG_HINT = (
+    'convert_norm: a config of this model still names the old norms, and '
+    'would load checkpoints of it wrongly; write model=dict(type='
+    "'ConvertNorm', of=TYPE, norm_cfg=...) in the config instead "
+    '(docs/configs.md)'
+)
 _HOOKS = (
     '_forward_hooks',
     '_forward_hooks_with_kwargs',
@@ -116,6 +123,21 @@ def convert_norm(
         >>> type(convert_norm(model, 'SN')[1]).__name__
         'SN2d'
     """
+    before = set(model.modules())
+    converted = swap_norms(model, cfg, include, exclude, components)
+    if not before.issuperset(converted.modules()):
+        print_log(_CONFIG_HINT, logger='current', level=logging.INFO)
+    return converted
+
+
+def swap_norms(
+    model: nn.Module,
+    cfg: dict | str,
+    include: Rules = None,
+    exclude: Rules = None,
+    components: Components = None,
+) -> nn.Module:
+    """:func:`convert_norm`, for a model whose config says so."""
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
@@ -138,7 +160,8 @@ def convert_norm(
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
     model = _replace(model, replaced)
-    _report(norms, replaced)
+    _report(norms, replaced, frozen)
+    _warn_of_deployment(model)
     return model
 
 
@@ -337,7 +360,9 @@ def _replace(
 
 
 def _report(
-    norms: dict[str, nn.Module], replaced: dict[nn.Module, nn.Module]
+    norms: dict[str, nn.Module],
+    replaced: dict[nn.Module, nn.Module],
+    frozen: set[str],
 ) -> None:
     done = Counter(
         f'{type(old).__name__} -> {type(new).__name__}'
@@ -356,3 +381,26 @@ def _report(
         text += f'; {len(left)} left alone: {join_names(left, 5)}'
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
+
+
+def _is_new(old: nn.Module) -> bool:
+    """Whether what takes the place of ``old`` gets its ratios there."""
+    return not isinstance(old, RowNorm)
+
+
+def _warn_of_deployment(model: nn.Module) -> None:
+    """Of modules that read running statistics into a convolution."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if callable(getattr(module, 'switch_to_deploy', None))
+        and any(isinstance(m, RowNorm) for m in module.modules())
+    ]
+    if names:
+        warnings.warn(
+            f'switch_to_deploy of {len(names)} modules ({names[0]!r}, ...) '
+            'takes every norm for a batch norm and computes something else '
+            'with SN: never call it, or exclude these modules (exclude=...); '
+            'see docs/folding.md',
+            stacklevel=3,
+        )

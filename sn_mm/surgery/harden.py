@@ -7,6 +7,7 @@ TPAMI 2019, Sec. 4.1.4 ("hard ratios") and Table III.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 
@@ -15,9 +16,20 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import Rules, find_norms
-from sn_mm.anatomy.ratios import LayerRatios, ratio_layers, ratios_of_state
+from sn_mm.anatomy.ratios import (
+    UNDECIDED,
+    LayerRatios,
+    ratio_layers,
+    ratios_of_state,
+)
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
 from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.utils import join_names
+
+FINETUNE = (
+    'Hardening changes what the model computes: finetune it before it is '
+    'tested or folded (configs/hard)'
+)
 
 
 def harden(
@@ -31,6 +43,9 @@ def harden(
     dicts keep their keys and shapes, and give an ordinary SN model the same
     outputs. Harden before the optimizer is built and the model is wrapped.
 
+    The model then computes something else, the more the less a ratio leads:
+    finetune it before it is tested or folded.
+
     Args:
         model: changed in place.
         include, exclude: which layers, see :func:`find_norms`.
@@ -42,10 +57,13 @@ def harden(
         ValueError: if there is no SN layer, or one whose ratios are no
             numbers; for a wrapped model. The model is as before.
 
+    Warns:
+        UserWarning: if a largest ratio leads by next to nothing.
+
     Example:
         >>> from sn_mm import SN
-        >>> harden(SN(8)).choices()
-        {'mean': ('in',), 'var': ('in',)}
+        >>> harden(SN(8, statistics=('bn',))).choices()
+        {'mean': ('bn',), 'var': ('bn',)}
     """
     for module in model.modules():
         if is_model_wrapper(module):
@@ -69,6 +87,9 @@ def harden(
     for layer in layers.values():
         layer.harden_()
     print_log('harden: ' + describe(before), logger='current')
+    unsure = undecided(before)
+    if unsure:
+        warnings.warn(f'harden: {unsure}', stacklevel=2)
     return model
 
 
@@ -108,25 +129,55 @@ def harden_state(
 
 
 def describe(layers: Iterable[LayerRatios]) -> str:
-    """What the layers choose, counted: ``12 x in/bn`` for mean and var."""
+    """What the layers choose, counted, and by how much they choose it.
+
+    ``12 x in/bn`` for mean and var; a margin is what the largest ratio leads
+    by.
+    """
     counts: Counter[str] = Counter()
-    ties = 0
     layers = list(layers)
     for layer in layers:
         choices = {k: layer.choice(k) for k in ('mean', 'var')}
         pairs = set(zip(choices['mean'], choices['var']))
         for pair in sorted(pairs):
             counts['/'.join(pair)] += 1
-        ties += layer.is_tied()
+    margins = sorted(map(_margin, layers))
     text = f'{len(layers)} layer(s), mean/var: ' + ', '.join(
         f'{n} x {pair}' for pair, n in counts.most_common()
     )
-    if ties:
+    return (
+        f'{text}; the largest ratio leads by {margins[0]:.2f} to '
+        f'{margins[-1]:.2f}, {margins[len(margins) // 2]:.2f} in the median '
+        'layer'
+    )
+
+
+def undecided(layers: Iterable[LayerRatios]) -> str | None:
+    """Which layers have not chosen what hardening takes for their choice.
+
+    Those whose largest ratio leads by less than
+    :data:`~sn_mm.anatomy.ratios.UNDECIDED`; None if there are none.
+    """
+    layers = list(layers)
+    found = [x.name for x in layers if _margin(x) < UNDECIDED]
+    if not found:
+        return None
+    tied = sum(x.is_tied() for x in layers)
+    text = (
+        f'{len(found)} of {len(layers)} layers have not decided: their '
+        f'largest ratio leads by less than {UNDECIDED} ({join_names(found, 3)})'
+    )
+    if tied:
         text += (
-            f'; {ties} of them had no largest ratio (untrained?), and took '
-            'the first of the largest'
+            f'; in {tied} it leads by nothing (untrained?), and the first of '
+            'the largest was taken'
         )
-    return text
+    return f'{text}. {FINETUNE}'
+
+
+def _margin(layer: LayerRatios) -> float:
+    """The smaller one of mean and var."""
+    return min(float(layer.margin(k).min()) for k in ('mean', 'var'))
 
 
 def _check_finite(layers: Iterable[LayerRatios]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sn_mm.kernels.native import sweeps
+from sn_mm.utils import markdown_table, write_json
 
 from .layers import bandwidth_shares, geometric_means
 
@@ -54,71 +54,60 @@ def layer_table(rows: list[dict]) -> str:
     norms = list(dict.fromkeys(r['norm'] for r in rows))
     shapes = list(dict.fromkeys(tuple(r['shape']) for r in rows))
     cells = {(tuple(r['shape']), r['norm']): r for r in rows}
-    lines = [_row(['ms', *norms]), _row(['---', *['---:'] * len(norms)])]
+    lines = []
     for shape in shapes:
         times = [f'{cells[shape, n]["ms"]:.2f}' for n in norms]
-        lines.append(_row([' x '.join(map(str, shape)), *times]))
+        lines.append([' x '.join(map(str, shape)), *times])
     for base in ('BN', 'GN'):
         if base in norms:
             means = geometric_means(rows, base)
             ratios = [f'{means[n]:.2f}' for n in norms]
-            lines.append(_row([f'over {base} (geometric mean)', *ratios]))
+            lines.append([f'over {base} (geometric mean)', *ratios])
             worst = [
                 max(cells[s, n]['ms'] / cells[s, base]['ms'] for s in shapes)
                 for n in norms
             ]
             lines.append(
-                _row([f'over {base} (worst)', *(f'{w:.2f}' for w in worst)])
+                [f'over {base} (worst)', *(f'{w:.2f}' for w in worst)]
             )
     if 'copy' in norms:
         shares = bandwidth_shares(rows)
         cells_of = [f'{shares[n]:.2f}' if n in shares else '' for n in norms]
-        lines.append(_row(['of copy bandwidth (two largest)', *cells_of]))
+        lines.append(['of copy bandwidth (two largest)', *cells_of])
     if all('kept' in r for r in rows):
         kept = [max(cells[s, n]['kept'] for s in shapes) for n in norms]
-        lines.append(
-            _row(['kept / input (worst)', *(f'{k:.3f}' for k in kept)])
-        )
-    return '\n'.join(lines)
+        lines.append(['kept / input (worst)', *(f'{k:.3f}' for k in kept)])
+    return markdown_table(['ms', *norms], lines, numbers=True)
 
 
 def step_table(rows: list[dict], bases: Sequence[str] = ('BN', 'GN')) -> str:
     """Milliseconds of whole training steps, and ratios to some of them."""
     times = {r['norm']: r['ms'] for r in rows}
     bases = [b for b in bases if b in times]
-    lines = [
-        _row(['norm', 'layers', 'ms', *(f'over {b}' for b in bases)]),
-        _row(['---', '---:', '---:', *['---:'] * len(bases)]),
-    ]
+    lines = []
     for r in rows:
         ratios = [f'{r["ms"] / times[b]:.3f}' for b in bases]
-        lines.append(
-            _row([r['norm'], str(r['layers']), f'{r["ms"]:.0f}', *ratios])
-        )
-    return '\n'.join(lines)
+        lines.append([r['norm'], r['layers'], f'{r["ms"]:.0f}', *ratios])
+    head = ['norm', 'layers', 'ms', *(f'over {b}' for b in bases)]
+    return markdown_table(head, lines, numbers=True)
 
 
 def compiled_table(rows: list[dict]) -> str:
     """Milliseconds of a network as it is and compiled, and the ratio."""
-    lines = [
-        _row(['norm', 'ms', 'compiled, ms', 'compiled / eager']),
-        _row(['---', *['---:'] * 3]),
-    ]
+    lines = []
     for r in rows:
         ms, compiled = r['ms'], r['compiled_ms']
-        numbers = f'{ms:.1f}', f'{compiled:.1f}', f'{compiled / ms:.2f}'
-        lines.append(_row([r['norm'], *numbers]))
-    return '\n'.join(lines)
+        ratio = f'{compiled / ms:.2f}'
+        lines.append([r['norm'], f'{ms:.1f}', f'{compiled:.1f}', ratio])
+    head = ['norm', 'ms', 'compiled, ms', 'compiled / eager']
+    return markdown_table(head, lines, numbers=True)
 
 
-def write_json(path: str | Path, results: dict) -> None:
-    """Results and the machine they were taken on, written whole or not."""
+def write_results(path: str | Path, results: dict) -> None:
+    """Write results and the machine they were taken on, as JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    text = json.dumps(dict(machine=machine(), **results), indent=2)
-    temporary.write_text(text + '\n')
-    os.replace(temporary, path)
+    write_json(path, dict(machine=machine(), **results))
 
 
 def plot_growth(rows: list[dict], path: str | Path) -> None:
@@ -194,10 +183,6 @@ def _flags() -> str:
 
 def _numel(shape: list[int]) -> int:
     return torch.Size(shape).numel()
-
-
-def _row(cells: list[str]) -> str:
-    return f'| {" | ".join(cells)} |'
 
 
 def _cpu_model() -> str:

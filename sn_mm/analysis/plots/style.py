@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
+
+from sn_mm.utils import written_whole  # noqa: E402
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; these
 # four are also of different lightness.
@@ -124,9 +125,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     try:
         for kind in FORMATS:
             path = stem.with_name(f'{stem.name}.{kind}')
-            temporary = stem.with_name(f'.{stem.name}.tmp.{kind}')
-            figure.savefig(temporary, dpi=150, metadata=_NO_DATE.get(kind))
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                figure.savefig(temporary, dpi=150, metadata=_NO_DATE.get(kind))
             files.append(path)
     finally:
         plt.close(figure)

@@ -44,6 +44,7 @@ def normalize(
     params: Params,
     given: Tensor | None,
     keep: bool,
+    relu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The output, and what of x is worth keeping.
 
@@ -55,6 +56,7 @@ def normalize(
         given: (2, 1, C), float64, mean and variance in place of the batch's
             for 'bn'.
         keep: return the moments of x too.
+        relu: max(y, 0).
 
     Returns:
         y; the moments (2, N, C) or None; the batch's (2, 1, C), float64, or
@@ -69,7 +71,7 @@ def normalize(
         batch, torch.float64, (2, 1, rows.channels), 'what is given', kept
     )
     function = function_address('switch_forward')
-    y, moments = driver.forward(rows, function, layer, keep)
+    y, moments = driver.forward(rows, function, layer, keep, relu)
     return y, moments, batch
 
 
@@ -80,6 +82,7 @@ def differentiate(
     params: Params,
     given: Tensor | None,
     wanted: bool,
+    relu: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradients of x, if it is wanted, and of the params, float32.
 
@@ -108,7 +111,8 @@ def differentiate(
     backward.d_weight = first + 8 * logits
     backward.d_bias = first + 8 * logits + 4 * c
     function = function_address('switch_backward')
-    d_x = driver.backward(rows, moments, function, backward, wanted)
+    gate = function_address('switch_forward') if relu else None
+    d_x = driver.backward(rows, moments, function, backward, gate, wanted)
     parts = d_params.split_with_sizes((logits, logits, c, c))
     return d_x, [
         d if p is None or p.dim() == 1 else d.view(p.shape)

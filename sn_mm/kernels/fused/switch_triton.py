@@ -16,12 +16,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton.library import on
+from ..triton.library import first_use, on
 from .switch import Switch
 
 _TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
 _CHANNELS = 64
 _WIDEST = 1024  # run of rows at a time
+
+
+def why_not(device: torch.device) -> str | None:
+    """None if these kernels work on a device, or one sentence why not."""
+    return first_use(
+        device,
+        'the numbers of Switchable Normalization',
+        functools.partial(_difference, device),
+    )
 
 
 def forward(
@@ -255,6 +264,46 @@ def backward(
             WIDTH=min(_power(plan.c // plan.sets), _TILE // _power(plan.k)),
         )
     return coefficients, d_mean_weight, d_var_weight, d_weight, d_bias
+
+
+def _difference(device: torch.device) -> str | None:
+    """None if the results are right, or which are not.
+
+    On rows that all have the same moments, where every statistic finds
+    these, whatever it pools and whatever the ratios are: y = weight * (x -
+    mean) / sqrt(var + eps) + bias.
+    """
+    n, c, size, mean, var = 3, 6, 4, 2.0, 0.25
+    rows = torch.ones(n, c, device=device, dtype=torch.float64)
+    moments = torch.stack([mean * rows, var * rows])
+    weight = torch.arange(1.0, c + 1, device=device)
+    sums = torch.stack([rows * weight, rows * weight.square()])
+    logits = torch.arange(8.0, device=device).view(2, 4)
+    switch = Switch(('in', 'ln', 'bn', 'gn'), 3, True, 1.0, False, 0.0)
+    params = (logits, logits.flip(1), weight, weight)
+    factors, pools = forward(switch, moments, *params)
+    coefficients, d_mean_logits, d_var_logits, d_weight, d_bias = backward(
+        switch, moments, sums, *params, pools, size=size
+    )
+    scale, shift = weight / var**0.5, weight.expand(n, c)
+    # What dx adds up to, and its product with x - mean, is 0: mean and
+    # variance of all rows together do not reach y.
+    of_sums = scale * sums[0] + size * coefficients[2]
+    of_products = scale * sums[1] + size * var * coefficients[1]
+    checks = {
+        'factors': (factors[0] - mean, factors[1] - scale, factors[2] - shift),
+        'sums of gradients': (of_sums.sum(), of_products.sum()),
+        'gradients of logits': (d_mean_logits, d_var_logits),
+        'gradients of weight and bias': (
+            d_weight - n * weight.square() / var**0.5,
+            d_bias - n * weight,
+        ),
+    }
+    for name, off in checks.items():
+        # not <, which a NaN passes
+        if not all(bool((t.abs() < 1e-3).all()) for t in off):
+            return f'{name} are wrong'
+    return None
 
 
 class _Plan(NamedTuple):

@@ -36,11 +36,6 @@ INLINE lanes load_at(const columns *c, const value *array, int64_t i,
   return load(array + at);
 }
 
-INLINE void fetch(const columns *c, const value *array, int64_t i, int64_t e,
-                  int64_t ahead) {
-  __builtin_prefetch(array + i * c->stride + e + ahead);
-}
-
 /* Means of the first few positions: see near_mean. */
 INLINE void near_means(const columns *c, float *near) {
   const int64_t n = smaller(LANES, c->size);
@@ -58,21 +53,31 @@ typedef struct {
   float dy[WIDTH], product[WIDTH];    /* of dy and dy * (x - near) */
 } column_sums;
 
-/* Add `count` positions from i on to the sums of x. */
+/* Add `count` positions from i on, channels e to e + LANES, to the sums of x.
+ * All of these are the sample's own if `whole`. */
+INLINE void add_group_squares(const columns *c, int64_t i, int count,
+                              int64_t e, int whole, int64_t ahead,
+                              column_sums *s) {
+  const int starts_line = e * sizeof(value) % LINE == 0;
+  const lanes near = load_floats(s->near + e);
+  lanes t0 = load_floats(s->offset + e), t1 = load_floats(s->square + e);
+  const value *x = c->x + i * c->stride + e;
+  for (int p = 0; p < count; p++, x += c->stride) {
+    if (starts_line) __builtin_prefetch(x + ahead);
+    const lanes d = (whole ? load(x) : load_at(c, c->x, i + p, e)) - near;
+    t0 += d;
+    t1 += d * d;
+  }
+  store_floats(s->offset + e, t0);
+  store_floats(s->square + e, t1);
+}
+
 INLINE void add_squares(const columns *c, int64_t i, int count, int64_t ahead,
                         column_sums *s) {
-  for (int64_t e = 0; e < c->width; e += LANES) {
-    const lanes near = load_floats(s->near + e);
-    lanes t0 = load_floats(s->offset + e), t1 = load_floats(s->square + e);
-    for (int p = 0; p < count; p++) {
-      fetch(c, c->x, i + p, e, ahead);
-      const lanes d = load_at(c, c->x, i + p, e) - near;
-      t0 += d;
-      t1 += d * d;
-    }
-    store_floats(s->offset + e, t0);
-    store_floats(s->square + e, t1);
-  }
+  int64_t e = 0;
+  for (; e + LANES <= c->width; e += LANES)
+    add_group_squares(c, i, count, e, 1, ahead, s);
+  if (e < c->width) add_group_squares(c, i, count, e, 0, ahead, s);
 }
 
 /* Means and biased variances, merged as in row_moments. */
@@ -104,30 +109,46 @@ INLINE void column_moments(const columns *c, int64_t ahead, double *mean,
     var[e] = squares[e] < 0 ? 0 : squares[e] / c->size;
 }
 
-/* Add `count` positions from i on to the sums of dy. */
-INLINE void add_products(const columns *c, int64_t i, int count,
-                         const float *scale, const float *shift, int gated,
-                         int64_t ahead, column_sums *s) {
-  for (int64_t e = 0; e < c->width; e += LANES) {
-    const lanes near = load_floats(s->near + e);
-    lanes t0 = load_floats(s->dy + e), t1 = load_floats(s->product + e);
-    lanes steep = {0}, high = {0};
-    if (gated) {
-      steep = load_floats(scale + e);
-      high = load_floats(shift + e);
+/* Factors of the ReLU behind which dy counts, by channel. */
+typedef struct {
+  float scale[WIDTH], shift[WIDTH];
+} column_gate;
+
+/* Add `count` positions from i on, channels e to e + LANES, to the sums of
+ * dy. */
+INLINE void add_group_products(const columns *c, int64_t i, int count,
+                               int64_t e, int whole, const column_gate *gate,
+                               int gated, int64_t ahead, column_sums *s) {
+  const int starts_line = e * sizeof(value) % LINE == 0;
+  const lanes near = load_floats(s->near + e);
+  lanes t0 = load_floats(s->dy + e), t1 = load_floats(s->product + e);
+  const lanes scale = load_floats(gate->scale + e);
+  const lanes shift = load_floats(gate->shift + e);
+  const int64_t first = i * c->stride + e;
+  const value *x = c->x + first, *dy = c->dy + first;
+  for (int p = 0; p < count; p++, x += c->stride, dy += c->stride) {
+    if (starts_line) {
+      __builtin_prefetch(x + ahead);
+      __builtin_prefetch(dy + ahead);
     }
-    for (int p = 0; p < count; p++) {
-      fetch(c, c->x, i + p, e, ahead);
-      fetch(c, c->dy, i + p, e, ahead);
-      const lanes d = load_at(c, c->x, i + p, e) - near;
-      lanes g = load_at(c, c->dy, i + p, e);
-      if (gated) g = keep(~(steep * d + high <= 0), g);
-      t0 += g;
-      t1 += g * d;
-    }
-    store_floats(s->dy + e, t0);
-    store_floats(s->product + e, t1);
+    const lanes d = (whole ? load(x) : load_at(c, c->x, i + p, e)) - near;
+    lanes g = whole ? load(dy) : load_at(c, c->dy, i + p, e);
+    if (gated) g = keep(~(scale * d + shift <= 0), g);
+    t0 += g;
+    t1 += g * d;
   }
+  store_floats(s->dy + e, t0);
+  store_floats(s->product + e, t1);
+}
+
+INLINE void add_products(const columns *c, int64_t i, int count,
+                         const column_gate *gate, int gated, int64_t ahead,
+                         column_sums *s) {
+  int64_t e = 0;
+  for (; e + LANES <= c->width; e += LANES)
+    add_group_products(c, i, count, e, 1, gate, gated, ahead, s);
+  if (e < c->width)
+    add_group_products(c, i, count, e, 0, gate, gated, ahead, s);
 }
 
 /* Sums of dy and of dy * (x - near), dy behind the ReLU of `scale` and
@@ -136,11 +157,11 @@ INLINE void column_products(const columns *c, const float *near,
                             const float *scale, const float *shift, int gated,
                             int64_t ahead, double *sum, double *product) {
   column_sums s = {0};
-  float steep[WIDTH] = {0}, high[WIDTH] = {0};
+  column_gate gate = {0};
   memcpy(s.near, near, c->width * sizeof(float));
   if (gated) {
-    memcpy(steep, scale, c->width * sizeof(float));
-    memcpy(high, shift, c->width * sizeof(float));
+    memcpy(gate.scale, scale, c->width * sizeof(float));
+    memcpy(gate.shift, shift, c->width * sizeof(float));
   }
   for (int64_t e = 0; e < c->width; e++) sum[e] = product[e] = 0;
   for (int64_t start = 0; start < c->size; start += STRETCH) {
@@ -149,8 +170,8 @@ INLINE void column_products(const columns *c, const float *near,
     memset(s.product, 0, sizeof s.product);
     int64_t i = start;
     for (; i + TOGETHER <= end; i += TOGETHER)
-      add_products(c, i, TOGETHER, steep, high, gated, ahead, &s);
-    for (; i < end; i++) add_products(c, i, 1, steep, high, gated, ahead, &s);
+      add_products(c, i, TOGETHER, &gate, gated, ahead, &s);
+    for (; i < end; i++) add_products(c, i, 1, &gate, gated, ahead, &s);
     for (int64_t e = 0; e < c->width; e++) {
       sum[e] += s.dy[e];
       product[e] += s.product[e];
@@ -167,55 +188,79 @@ typedef struct {
   int64_t width, readable, writable;
 } position;
 
-INLINE lanes load_part(const value *x, int64_t e, position p) {
+/* The last channels of a position, fewer than a group, from channel e on. */
+INLINE lanes load_rest(const value *x, int64_t e, position p) {
   if (e + LANES <= p.readable) return load(x + e);
   return load_few(x + e, p.readable - e);
 }
 
-INLINE lanes load_factor(const float *factor, int64_t e, position p) {
-  if (e + LANES <= p.width) return load_floats(factor + e);
-  return load_few_floats(factor + e, p.width - e);
-}
-
-INLINE void store_part(value *out, int64_t e, position p, lanes v) {
+INLINE void store_rest(value *out, int64_t e, position p, lanes v) {
   if (e + LANES <= p.writable)
     store(out + e, v);
   else
-    store_few(out + e, smaller(LANES, p.width - e), v);
+    store_few(out + e, p.width - e, v);
 }
 
-/* out = scale * (x - near) + shift, behind a ReLU if `relu`. */
-INLINE void column_affine(const value *x, position p, const float *near,
-                          const float *scale, const float *shift, int relu,
-                          int64_t ahead, value *out) {
-  for (int64_t e = 0; e < p.width; e += LANES) {
+/* Factors of neighbouring channels: see line and blend in rows.h. `scale` is
+ * that of dy, and NULL where there is none; `gate_scale` and `gate_shift` are
+ * those of a ReLU behind which dy counts, or NULL. */
+typedef struct {
+  const float *scale, *near, *slope, *shift, *gate_scale, *gate_shift;
+} column_factors;
+
+/* A group of a factor, of which `n` are there. */
+INLINE lanes load_factor(const float *factor, int64_t n) {
+  return n >= LANES ? load_floats(factor) : load_few_floats(factor, n);
+}
+
+/* slope * (x - near) + shift, behind a ReLU if `relu`, of the group from
+ * channel e on, of which `n` are there. */
+INLINE lanes affine_group(lanes x, const column_factors *f, int64_t e,
+                          int64_t n, int relu) {
+  const lanes centred = x - load_factor(f->near + e, n);
+  const lanes y =
+      load_factor(f->slope + e, n) * centred + load_factor(f->shift + e, n);
+  return relu ? keep(~(y < 0), y) : y;
+}
+
+INLINE void column_affine(const value *x, position p, const column_factors *f,
+                          int relu, int64_t ahead, value *out) {
+  int64_t e = 0;
+  for (; e + LANES <= p.width; e += LANES) {
     __builtin_prefetch(out + e + ahead, 1);
-    const lanes centred = load_part(x, e, p) - load_factor(near, e, p);
-    lanes y = load_factor(scale, e, p) * centred + load_factor(shift, e, p);
-    if (relu) y = keep(~(y < 0), y);
-    store_part(out, e, p, y);
+    store(out + e, affine_group(load(x + e), f, e, LANES, relu));
   }
+  if (e < p.width)
+    store_rest(out, e, p,
+               affine_group(load_rest(x, e, p), f, e, p.width - e, relu));
 }
 
-/* out = scale * dy + slope * (x - near) + shift, dy behind the ReLU of
- * `gate_scale` and `gate_shift` if `gated`. */
+/* scale * dy + slope * (x - near) + shift. */
+INLINE lanes combine_group(lanes dy, lanes x, const column_factors *f,
+                           int64_t e, int64_t n, int gated) {
+  const lanes centred = x - load_factor(f->near + e, n);
+  if (gated) {
+    const lanes y = load_factor(f->gate_scale + e, n) * centred +
+                    load_factor(f->gate_shift + e, n);
+    dy = keep(~(y <= 0), dy);
+  }
+  return load_factor(f->scale + e, n) * dy +
+         (load_factor(f->slope + e, n) * centred +
+          load_factor(f->shift + e, n));
+}
+
 INLINE void column_combine(const value *dy, const value *x, position p,
-                           const float *scale, const float *near,
-                           const float *slope, const float *shift,
-                           const float *gate_scale, const float *gate_shift,
-                           int gated, int64_t ahead, value *out) {
-  for (int64_t e = 0; e < p.width; e += LANES) {
+                           const column_factors *f, int gated, int64_t ahead,
+                           value *out) {
+  int64_t e = 0;
+  for (; e + LANES <= p.width; e += LANES) {
     __builtin_prefetch(out + e + ahead, 1);
-    const lanes centred = load_part(x, e, p) - load_factor(near, e, p);
-    lanes g = load_part(dy, e, p);
-    if (gated)
-      g = keep(~(load_factor(gate_scale, e, p) * centred +
-                     load_factor(gate_shift, e, p) <=
-                 0),
-               g);
-    const lanes rest =
-        load_factor(slope, e, p) * centred + load_factor(shift, e, p);
-    store_part(out, e, p, load_factor(scale, e, p) * g + rest);
+    const lanes g = load(dy + e), v = load(x + e);
+    store(out + e, combine_group(g, v, f, e, LANES, gated));
+  }
+  if (e < p.width) {
+    const lanes g = load_rest(dy, e, p), v = load_rest(x, e, p);
+    store_rest(out, e, p, combine_group(g, v, f, e, p.width - e, gated));
   }
 }
 

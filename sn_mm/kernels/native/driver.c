@@ -44,38 +44,50 @@ typedef void backward_numbers(void *of, const double *moments,
 void driver_forward(const sweeps *use, const void *x, int64_t samples,
                     int64_t channels, int64_t size, int64_t last,
                     double *moments, forward_numbers *numbers, void *of,
-                    void *y, double *scratch, int64_t threads) {
+                    int64_t relu, void *y, double *scratch, int64_t threads) {
   const int64_t rows = samples * channels;
   float *factors = (float *)(scratch + 2 * rows);
   if (!moments) moments = scratch;
   use->moments(x, samples, channels, size, last, moments, threads);
   numbers(of, moments, factors);
   use->affine(x, samples, channels, size, last, factors, factors + rows,
-              factors + 2 * rows, 0, y, threads);
+              factors + 2 * rows, relu, y, threads);
 }
 
 /* dx, if it is wanted, and whatever else the numbers give. Without moments
- * they are measured again. Scratch: 4 doubles and 4 floats for each row. */
+ * they are measured again. With `gate`, the numbers of the forward pass, a
+ * ReLU followed: dy counts where y was positive. Scratch: 4 doubles and 7
+ * floats for each row. */
 void driver_backward(const sweeps *use, const void *dy, const void *x,
                      int64_t samples, int64_t channels, int64_t size,
                      int64_t last, const double *moments,
-                     backward_numbers *numbers, void *of, void *dx,
-                     double *scratch, int64_t threads) {
+                     backward_numbers *numbers, void *of,
+                     forward_numbers *gate, void *dx, double *scratch,
+                     int64_t threads) {
   const int64_t rows = samples * channels;
   double *sums = scratch + 2 * rows;
   float *near = (float *)(scratch + 4 * rows), *factors = near + rows;
-  const int measured = moments != 0;
-  if (!measured) {
+  float *forward = factors + 3 * rows; /* the gate's scale and shift last */
+  const float *gate_scale = 0, *gate_shift = 0;
+  const int at_once = !moments && !gate;
+  if (at_once)
     use->remeasure(dy, x, samples, channels, size, last, scratch, sums,
                    threads);
-    moments = scratch;
+  else if (!moments)
+    use->moments(x, samples, channels, size, last, scratch, threads);
+  if (!moments) moments = scratch;
+  if (gate) {
+    gate(of, moments, forward);
+    gate_scale = forward + rows;
+    gate_shift = forward + 2 * rows;
   }
   for (int64_t r = 0; r < rows; r++) near[r] = moments[r];
-  if (measured)
-    use->products(dy, x, samples, channels, size, last, near, 0, 0, sums,
-                  threads);
+  if (!at_once)
+    use->products(dy, x, samples, channels, size, last, near, gate_scale,
+                  gate_shift, sums, threads);
   numbers(of, moments, sums, factors);
   if (dx)
     use->combine(dy, x, samples, channels, size, last, factors, near,
-                 factors + rows, factors + 2 * rows, 0, 0, dx, threads);
+                 factors + rows, factors + 2 * rows, gate_scale, gate_shift,
+                 dx, threads);
 }

@@ -23,8 +23,8 @@ _SHAPE = (_I, _I, _I, _I)
 _library = Library(
     Path(__file__).with_name('driver.c'),
     {
-        'driver_forward': (_P, _P, *_SHAPE, _P, _P, _P, _P, _P, _I),
-        'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _I),
+        'driver_forward': (_P, _P, *_SHAPE, _P, _P, _P, _I, _P, _P, _I),
+        'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _P, _I),
     },
     ('-O2',),
 )
@@ -37,7 +37,7 @@ def why_not() -> str | None:
 
 
 def forward(
-    rows: Rows, numbers: int, of: ctypes.Structure, keep: bool
+    rows: Rows, numbers: int, of: ctypes.Structure, keep: bool, relu: bool
 ) -> tuple[Tensor, Tensor | None]:
     """y, and the moments (2, N, C) of x, float64, with ``keep``.
 
@@ -45,6 +45,7 @@ def forward(
         rows: x as C reads it.
         numbers: address of a ``forward_numbers`` of driver.c.
         of: its first argument.
+        relu: max(y, 0).
     """
     y = torch.empty_like(rows.data)
     moments = doubles(2, rows.samples, rows.channels) if keep else None
@@ -54,6 +55,7 @@ def forward(
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),
+        relu,
         y.data_ptr(),
         scratch('rows', 4 * rows.samples * rows.channels),
         thread_count(),
@@ -66,6 +68,7 @@ def backward(
     moments: Tensor | None,
     numbers: int,
     of: ctypes.Structure,
+    gate: int | None,
     wanted: bool,
 ) -> Tensor | None:
     """The gradient of x, if it is wanted.
@@ -74,7 +77,9 @@ def backward(
         rows: dy and x as C reads them.
         moments: what :func:`forward` kept of x.
         numbers: address of a ``backward_numbers`` of driver.c.
-        of: its first argument.
+        of: its first argument, and the gate's.
+        gate: address of the ``forward_numbers`` of the forward pass, where a
+            ReLU followed it.
     """
     dx = torch.empty_like(rows.data) if wanted else None
     _library.get().driver_backward(
@@ -84,8 +89,9 @@ def backward(
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),
+        gate,
         None if dx is None else dx.data_ptr(),
-        scratch('rows', 6 * rows.samples * rows.channels),
+        scratch('rows', 8 * rows.samples * rows.channels),
         thread_count(),
     )
     return dx

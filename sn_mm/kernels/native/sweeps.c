@@ -225,53 +225,62 @@ typedef struct {
   int relu;
 } recipe;
 
-/* Values [start, start + count) of row r, written to `out`. */
-INLINE void write_row(const recipe *how, int64_t at, int64_t count, int64_t r,
-                      int gated, int64_t ahead, value *out) {
-  const value *x = how->x + at;
-  const line f = {how->line.near[r], how->line.scale[r], how->line.shift[r]};
-  if (!how->dy) {
-    row_affine(x, count, f, gated, ahead, out);
-    return;
-  }
-  blend b = {how->scale[r], f, f};
-  if (gated) b.gate = (line){f.near, how->gate.scale[r], how->gate.shift[r]};
-  row_combine(how->dy + at, x, count, b, gated, ahead, out);
-}
-
-/* As many channels as `p` says, the first of which has factors number r. */
-INLINE void write_position(const recipe *how, int64_t at, position p,
-                           int64_t r, int gated, int64_t ahead, value *out) {
-  const value *x = how->x + at;
-  const float *near = how->line.near + r, *scale = how->line.scale + r;
-  const float *shift = how->line.shift + r;
-  if (!how->dy)
-    column_affine(x, p, near, scale, shift, gated, ahead, out);
-  else
-    column_combine(how->dy + at, x, p, how->scale + r, near, scale, shift,
-                   gated ? how->gate.scale + r : NULL,
-                   gated ? how->gate.shift + r : NULL, gated, ahead, out);
-}
-
 /* Values [start, start + count) of the output, written to `out`. They are
- * cut anywhere: out of a row, or out of the channels of a position. */
-INLINE void write_piece(layout in, const recipe *how, int64_t start,
-                        int64_t count, int gated, int64_t ahead, value *out) {
-  const int64_t length = in.last ? in.channels : in.size;
-  const int64_t end = start + count, all = values_of(in);
-  int64_t number = start / length, skipped = start - number * length;
-  for (int64_t at = start; at < end; number++, skipped = 0) {
-    const int64_t n = smaller(length - skipped, end - at);
-    if (in.last) {
-      const position p = {n, all - at, end - at};
-      const int64_t r = number / in.size * in.channels + skipped;
-      write_position(how, at, p, r, gated, ahead, out);
+ * cut anywhere, also within a row. */
+INLINE void write_rows(layout in, const recipe *how, int64_t start,
+                       int64_t count, int gated, int64_t ahead, value *out) {
+  const int64_t size = in.size, end = start + count;
+  int64_t r = start / size, stop = (r + 1) * size;
+  for (int64_t at = start; at < end; r++, stop += size) {
+    const int64_t n = smaller(stop, end) - at;
+    const line f = {how->line.near[r], how->line.scale[r], how->line.shift[r]};
+    if (how->dy) {
+      blend b = {how->scale[r], f, f};
+      if (gated)
+        b.gate = (line){f.near, how->gate.scale[r], how->gate.shift[r]};
+      row_combine(how->dy + at, how->x + at, n, b, gated, ahead, out);
     } else {
-      write_row(how, at, n, number, gated, ahead, out);
+      row_affine(how->x + at, n, f, gated, ahead, out);
     }
     out += n;
     at += n;
   }
+}
+
+/* The same where channels are last: cut anywhere, also within the channels of
+ * a position. */
+INLINE void write_columns(layout in, const recipe *how, int64_t start,
+                          int64_t count, int gated, int64_t ahead,
+                          value *out) {
+  const int64_t channels = in.channels, all = values_of(in);
+  const int64_t sample = channels * in.size, end = start + count;
+  int64_t n = start / sample, channel = start % channels;
+  for (int64_t at = start; at < end; n++) {
+    const int64_t stop = smaller((n + 1) * sample, end);
+    while (at < stop) {
+      const int64_t r = n * channels + channel;
+      const position p = {smaller(channels - channel, stop - at), all - at,
+                          end - at};
+      const column_factors f = {how->scale + r,      how->line.near + r,
+                                how->line.scale + r, how->line.shift + r,
+                                how->gate.scale + r, how->gate.shift + r};
+      if (how->dy)
+        column_combine(how->dy + at, how->x + at, p, &f, gated, ahead, out);
+      else
+        column_affine(how->x + at, p, &f, gated, ahead, out);
+      out += p.width;
+      at += p.width;
+      channel = 0;
+    }
+  }
+}
+
+INLINE void write_piece(layout in, const recipe *how, int64_t start,
+                        int64_t count, int gated, int64_t ahead, value *out) {
+  if (in.last)
+    write_columns(in, how, start, count, gated, ahead, out);
+  else
+    write_rows(in, how, start, count, gated, ahead, out);
 }
 
 /* Copy values, whole lines of memory past the caches. Both addresses lie

@@ -59,11 +59,16 @@ INLINE lanes widen(shorts h) {
 }
 
 INLINE shorts narrow(lanes v) {
-  const bits b = (bits)v;
-  const bits rounded = b + 0x7fff + ((b >> 16) & 1);
-  const bits is_nan = (bits)((b & 0x7fffffff) > 0x7f800000);
-  return __builtin_convertvector(
-      ((rounded & ~is_nan) | (0x7fc00000 & is_nan)) >> 16, shorts);
+  const bits b = (bits)v, is_nan = (bits)(v != v);
+  const bits rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+  const bits half = rounded | (0x7fc0 & is_nan); /* never an infinity */
+#if LANES == 8 && defined(__AVX2__)
+  const __m256i wide = (__m256i)half;
+  return (shorts)_mm_packus_epi32(_mm256_castsi256_si128(wide),
+                                  _mm256_extracti128_si256(wide, 1));
+#else
+  return __builtin_convertvector(half, shorts);
+#endif
 }
 
 #elif defined(__F16C__) && !defined(SN_MM_PORTABLE)

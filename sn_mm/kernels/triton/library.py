@@ -8,6 +8,7 @@ import functools
 import importlib
 import re
 import warnings
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from types import ModuleType
 
@@ -17,31 +18,50 @@ import torch
 # PyTorch 2.1 brings it.
 _OLDEST = (2, 1)
 
-# By device and dtype: None, or why the kernels cannot be taken there.
-_seen: dict[tuple[torch.device, torch.dtype], str | None] = {}
+# By device and what is run there: None, or why the kernels cannot be taken.
+_seen: dict[tuple[torch.device, Hashable], str | None] = {}
 
 
 def problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None if the kernels work there, or one sentence why not.
+    """None if the sweeps work there, or one sentence why not."""
 
-    The first call for a device and a dtype compiles the kernels, runs them
-    on a small input and compares with PyTorch's: Triton needs a C compiler
-    at run time and does not know every GPU, and a training run should not
-    end there. The answer is remembered, unless something else than the
-    kernels was in the way.
+    def difference() -> str | None:
+        # Not imported above: it runs the sweeps, which ask this module.
+        from .trial import difference
+
+        return difference(device, dtype)
+
+    return first_use(device, dtype, difference)
+
+
+def first_use(
+    device: torch.device,
+    what: Hashable,
+    difference: Callable[[], str | None],
+) -> str | None:
+    """None if some kernels work on a device, or one sentence why not.
+
+    The first call compiles them, runs them on a small input and compares:
+    Triton needs a C compiler at run time and does not know every GPU, and a
+    training run should not end there. The answer is remembered, unless
+    something else than the kernels was in the way.
+
+    Args:
+        what: what is tried; its text goes into a warning if it fails.
+        difference: runs the kernels and says what is wrong with the results.
     """
-    key = (device, dtype)
+    key = (device, what)
     if key not in _seen:
         if device.type != 'cuda':
             return _other_device(device)
-        reason, is_final = _find_problem(device, dtype)
+        reason, is_final = _find_problem(device, difference)
         if not is_final:
             return reason
         _seen[key] = reason
         if reason is not None and missing() is None:
             warnings.warn(
-                f'layers on {device} run on PyTorch kernels in {dtype}, which '
-                f'is slower: {reason}',
+                f'no Triton kernels for {what} on {device}, PyTorch ones '
+                f'instead, which are slower: {reason}',
                 stacklevel=2,
             )
     return _seen[key]
@@ -88,9 +108,9 @@ def _other_device(device: torch.device) -> str | None:
 
 
 def _find_problem(
-    device: torch.device, dtype: torch.dtype
+    device: torch.device, difference: Callable[[], str | None]
 ) -> tuple[str | None, bool]:
-    """What :func:`problem` says, and whether that is so for good."""
+    """What :func:`first_use` says, and whether that is so for good."""
     reason = missing()
     if reason is not None:
         return reason, True
@@ -98,17 +118,14 @@ def _find_problem(
         is_capturing = torch.cuda.is_current_stream_capturing()
     if is_capturing:
         return (
-            f'the kernels were not tried in {dtype} before a CUDA graph was '
-            'captured; run the model once first'
+            'they were not tried before a CUDA graph was captured; run the '
+            'model once first'
         ), False
-    # Not imported above, because it runs the sweeps, which ask this module.
-    from . import trial
-
     try:
         with torch.no_grad():
-            return trial.difference(device, dtype), True
+            return difference(), True
     except Exception as error:  # whatever a compiler raises
-        reason = f'the Triton kernels fail: {type(error).__name__}: {error}'
+        reason = f'they fail: {type(error).__name__}: {error}'
         return reason, not _is_out_of_memory(error)
 
 

@@ -32,7 +32,7 @@ def difference(
             # in float32, so that only the kernels round to dtype
             theirs = _results(aten, dy.float(), x.float())[name]
             if not _is_close(ours, theirs, torch.finfo(dtype).eps):
-                return f'their {name} differ from what PyTorch computes'
+                return f'{name} differ from what PyTorch computes'
     return None
 
 

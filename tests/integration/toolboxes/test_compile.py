@@ -5,51 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from sn_mm import SN1d, SN2d, SN3d, SyncSN
+from sn_mm import SN2d
 from tests.builders import flatten, randomize_norms, resnet
+from tests.norm_tester import Bound
 from tests.utils import assert_close, needs_compile, randomize, run
 
 pytestmark = needs_compile
-LAYERS = {
-    'SN1d': (SN1d, (6, 8, 9)),
-    'SN2d': (SN2d, (2, 8, 9, 7)),
-    'SN3d': (SN3d, (2, 8, 3, 4, 5)),
-    'SyncSN': (SyncSN, (2, 8, 9, 7)),
-}
 
 
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
-
-
-def compiled(module: nn.Module) -> nn.Module:
-    """As one graph, or an error; the graph is run as it is."""
-    return torch.compile(module, backend='aot_eager', fullgraph=True)
-
-
-@pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('name', LAYERS)
-def test_layers_break_no_graph(name, training):
-    cls, shape = LAYERS[name]
-    layers = [randomize(cls(shape[1])).train(training) for _ in range(2)]
-    gen = torch.Generator().manual_seed(0)
-    for _ in range(2):  # the second time from the cache
-        x, dy = (torch.randn(shape, generator=gen) for _ in range(2))
-        got = run(Bound(layers[0], compiled(layers[0])), x, dy)
-        assert_close(got, run(layers[1], x, dy), 2e-5)
-    for a, b in zip(*(layer.buffers() for layer in layers)):
-        torch.testing.assert_close(a, b)
-
-
-class Bound:
-    """A compiled layer with the parameter names of the layer itself."""
-
-    def __init__(self, layer, call):
-        self.named_parameters, self.call = layer.named_parameters, call
-
-    def __call__(self, x):
-        return self.call(x)
 
 
 @pytest.mark.parametrize('training', [True, False])

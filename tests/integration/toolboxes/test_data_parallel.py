@@ -14,125 +14,15 @@ from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 
 from sn_mm import SN, SyncSN
-from sn_mm.functional import switchable_norm_reference
 from tests.builders import Toy, toy_runner
 from tests.distributed import run_processes
 from tests.utils import randomize, relative_error, run
 
 TOLERANCE = 1e-5
 NORMS = dict(SN=SN, SyncSN=SyncSN)
-# Per process: images and size. Uneven, of other sizes, and none at all.
-SPLITS = {
-    'even': [(2, 6, 5), (2, 6, 5)],
-    'uneven': [(3, 6, 5), (1, 6, 5)],
-    'sizes': [(2, 8, 6), (3, 3, 5)],
-    'empty': [(0, 6, 5), (3, 6, 5)],
-    'single': [(1, 1, 1), (2, 4, 4)],
-    'nothing': [(0, 6, 5), (0, 2, 2)],
-}
-STATISTICS = [('in', 'ln', 'bn'), ('bn',), ('gn', 'bn')]
-CASES = [(split, stats) for split in SPLITS for stats in STATISTICS]
-COLLECTIVES = [
-    name
-    for name in dir(dist)
-    if name.startswith(
-        (
-            'all_',
-            'broadcast',
-            'reduce',
-            'gather',
-            'scatter',
-            'send',
-            'recv',
-            'isend',
-            'irecv',
-            'barrier',
-            'monitored_barrier',
-        )
-    )
-    and callable(getattr(dist, name))
-]
 
 
 # -- what each process does ----------------------------------------------
-def batches(split: str, channels: int = 8) -> list[tuple[Tensor, Tensor]]:
-    """(x, dy) of every process, on quite another level each."""
-    gen = torch.Generator().manual_seed(list(SPLITS).index(split))
-    pairs = []
-    for rank, (n, *size) in enumerate(SPLITS[split]):
-        both = torch.randn(2, n, channels, *size, generator=gen)
-        pairs.append((both[0] * (rank + 1) + 3 * rank, both[1]))
-    return pairs
-
-
-def sync_layer(statistics: tuple[str, ...], **kwargs) -> SyncSN:
-    layer = SyncSN(8, statistics=statistics, num_groups=4, **kwargs)
-    return randomize(layer).train()
-
-
-class Counter:
-    """Names of the collectives called, in order."""
-
-    def __init__(self) -> None:
-        self.calls = []
-        for name in COLLECTIVES:
-            setattr(dist, name, self._counted(name, getattr(dist, name)))
-
-    def _counted(self, name, function):
-
-        def counted(*args, **kwargs):
-            self.calls.append(name)
-            return function(*args, **kwargs)
-
-        return counted
-
-    def take(self) -> list[str]:
-        calls, self.calls[:] = list(self.calls), []
-        return calls
-
-
-def layers_alone(rank: int) -> dict:
-    """Values and collectives of one SyncSN layer in every case."""
-    counter, results = Counter(), {}
-    for split, statistics in CASES:
-        layer = sync_layer(statistics)
-        x, dy = batches(split)[rank]
-        x.requires_grad_()
-        counter.take()
-        y = layer(x)
-        forward = counter.take()
-        y.backward(dy)
-        backward = counter.take()
-        grads = {n: p.grad for n, p in layer.named_parameters()}
-        layer.eval()
-        layer(x)
-        results[split, statistics] = dict(
-            values=dict(y=y.detach(), x=x.grad),
-            grads=grads,
-            buffers={n: b.clone() for n, b in layer.named_buffers()},
-            forward=forward,
-            backward=backward,
-            evaluation=counter.take(),
-        )
-    results['silent'] = silent_layers(counter)
-    return results
-
-
-def silent_layers(counter: Counter) -> dict:
-    """Collectives of layers that have nothing to synchronize."""
-    x = torch.randn(2, 8, 4, 4, requires_grad=True)
-    calls = {}
-    for name, layer in dict(
-        sn=SN(8),
-        no_bn=SyncSN(8, statistics=('in', 'ln')),
-        bn_eval=SyncSN(8, bn_eval=True),
-    ).items():
-        counter.take()
-        layer.train()(x).sum().backward()
-        calls[name] = counter.take()
-    return calls
-
-
 def whole_net(norm: type) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -231,7 +121,6 @@ def everything(rank: int) -> dict:
     return dict(
         nets=nets_in_ddp(rank),
         runner=runner_trains(rank),
-        layers=layers_alone(rank),
     )
 
 
@@ -241,98 +130,6 @@ def processes():
 
 
 # -- what it must amount to ----------------------------------------------
-def joint_reference(split: str, statistics: tuple[str, ...]) -> dict:
-    """One SyncSN over both batches, by float64 autograd.
-
-    The oracle takes BN statistics as arguments: those of the union, which
-    are part of the graph.
-    """
-    layer = sync_layer(statistics).double()
-    pairs = [
-        (x.double().requires_grad_(), dy.double()) for x, dy in batches(split)
-    ]
-    union = torch.cat([x.transpose(0, 1).flatten(1) for x, _ in pairs], 1)
-    mean = union.mean(1)
-    var = (union - mean[:, None]).square().mean(1)
-    values = []
-    for x, _ in pairs:
-        if len(x):
-            y = switchable_norm_reference(
-                x,
-                layer.mean_weight,
-                layer.var_weight,
-                layer.weight,
-                layer.bias,
-                mean,
-                var,
-                statistics=statistics,
-                num_groups=4,
-            )
-        else:
-            y = x.clone()
-        values.append(y)
-    sum((y * dy).sum() for y, (_, dy) in zip(values, pairs)).backward()
-    grads = {n: p.grad for n, p in layer.named_parameters()}
-    buffers = dict(
-        running_mean=layer.running_mean.lerp(mean, 0.1),
-        running_var=layer.running_var.lerp(var, 0.1),
-    )
-    return dict(
-        values=[
-            dict(y=y.detach(), x=x.grad) for y, (x, _) in zip(values, pairs)
-        ],
-        grads=grads,
-        buffers={n: b.detach() for n, b in buffers.items()},
-    )
-
-
-SOMETHING = [c for c in CASES if c[0] != 'nothing']
-
-
-@pytest.mark.parametrize('split,statistics', SOMETHING)
-def test_sync_sn_is_sn_over_the_joint_batch(processes, split, statistics):
-    got = [p['layers'][split, statistics] for p in processes]
-    want = joint_reference(split, statistics)
-    for rank in range(2):
-        for name, value in want['values'][rank].items():
-            error = relative_error(got[rank]['values'][name], value)
-            assert error < TOLERANCE, (rank, name, error)
-    for name, value in want['grads'].items():
-        # each process has its part of the sum; DDP adds them up
-        total = got[0]['grads'][name] + got[1]['grads'][name]
-        error = relative_error(total, value)
-        assert error < TOLERANCE, (name, error)
-    for name, value in want['buffers'].items():
-        first, second = (g['buffers'][name] for g in got)
-        assert torch.equal(first, second), name
-        assert relative_error(first, value) < TOLERANCE, name
-    assert int(got[0]['buffers']['num_batches_tracked']) == 1
-
-
-@pytest.mark.parametrize('statistics', STATISTICS)
-def test_nothing_anywhere(processes, statistics):
-    start = sync_layer(statistics)
-    for p in processes:
-        got = p['layers']['nothing', statistics]
-        assert not len(got['values']['y'])
-        assert all(not g.any() for g in got['grads'].values())
-        for name, buffer in start.named_buffers():
-            assert torch.equal(got['buffers'][name], buffer), name
-
-
-@pytest.mark.parametrize('split,statistics', CASES)
-def test_one_collective_forward_and_one_backward(processes, split, statistics):
-    for p in processes:
-        got = p['layers'][split, statistics]
-        assert len(got['forward']) == 1
-        assert got['forward'][0].startswith('all_gather')
-        assert got['backward'] == ['all_reduce']
-        assert got['evaluation'] == []
-
-
-def test_no_collective_where_nothing_is_synchronized(processes):
-    for p in processes:
-        assert p['layers']['silent'] == dict(sn=[], no_bn=[], bn_eval=[])
 
 
 @pytest.mark.parametrize('unused', [False, True])

@@ -6,11 +6,7 @@ import copy
 import pytest
 import torch
 from mmcv.cnn import ConvModule, fuse_conv_bn
-from mmengine.model.efficient_conv_bn_eval import (
-    turn_on_efficient_conv_bn_eval_for_single_model,
-)
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import update_bn
 
 from sn_mm import SN
@@ -19,44 +15,17 @@ from tests.builders import (
     SN_CFG,
     randomize_norms,
     resnet,
-    switch_norms,
 )
+from tests.norm_tester import FUSIONS
 from tests.utils import randomize
 
 
-def efficient_eval(model):
-    """mmengine's ``efficient_conv_bn_eval`` of a Runner's config."""
-    model = copy.deepcopy(model)
-    turn_on_efficient_conv_bn_eval_for_single_model(model)
-    return model
-
-
-PASSES = {
-    'mmcv fuse_conv_bn': lambda m: fuse_conv_bn(copy.deepcopy(m)),
-    'torch.fx fuse': fuse,
-    'mmengine efficient_conv_bn_eval': efficient_eval,
-}
-
-
-def block(norm):
-    """Convolution and norm, as fusion passes look for them."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU())
-
-
-@pytest.mark.parametrize('name', PASSES)
-def test_sn_is_not_fused(name):
-    model = block(randomize(SN(8))).eval()
-    x = torch.randn(2, 3, 9, 9)
-    fused = PASSES[name](model)
-    assert torch.equal(fused(x), model(x))
-    layers = switch_norms(fused).values()
-    assert [type(m) for m in layers] == [SN]
-
-
-@pytest.mark.parametrize('name', PASSES)
+@pytest.mark.parametrize('name', FUSIONS)
 def test_the_passes_do_fuse_batch_norms(name):
-    fused = PASSES[name](block(randomize(nn.BatchNorm2d(8))).eval())
+    """Else it would be no wonder that they pass SN by."""
+    norm = randomize(nn.BatchNorm2d(8))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU()).eval()
+    fused = FUSIONS[name](model)
     calls = []
     for m in fused.modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -86,12 +55,6 @@ def test_conv_module_with_efficient_conv_bn_eval():
     x = torch.randn(2, 3, 9, 9)
     want = module.norm(module.conv(x)).relu()
     assert torch.equal(module(x), want)
-
-
-def test_fx_keeps_sn_as_one_module():
-    graph = torch.fx.symbolic_trace(block(SN(8)))
-    nodes = [(n.op, n.target) for n in graph.graph.nodes]
-    assert nodes[1:4] == [('call_module', name) for name in '012']
 
 
 def test_batch_norm_surgery_of_torch_passes_sn_by():

@@ -3,7 +3,6 @@
 
 import copy
 import logging
-import pickle
 from collections import OrderedDict
 
 import pytest
@@ -11,12 +10,9 @@ import torch
 from mmengine.runner import load_checkpoint, save_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 
-from sn_mm import SN
 from tests.builders import (
-    build,
     randomize_norms,
     resnet,
-    segmentor_config,
     switch_norms,
 )
 
@@ -96,18 +92,6 @@ def test_with_and_without_metadata(load, metadata):
     assert same(model, state)
 
 
-@LOADERS
-@pytest.mark.parametrize('metadata', [True, False])
-@pytest.mark.parametrize('statistics', [('in', 'ln', 'bn'), ('in', 'ln')])
-def test_its_own_state(load, statistics, metadata):
-    source = randomize_norms(backbone(statistics=statistics))
-    state = source.state_dict()
-    assert any('running' in n for n in state) is ('bn' in statistics)
-    model = backbone(statistics=statistics)
-    load(model, state if metadata else OrderedDict(state))
-    assert same(model, state)
-
-
 def two_ratios_with_running_statistics():
     """What a BN-less checkpoint of other code may still contain."""
     state = backbone(statistics=('in', 'ln')).state_dict()
@@ -156,42 +140,6 @@ def test_another_number_of_ratios_names_norm_cfg(load, of_file, of_model):
     assert f'({len(of_file)},)' in text and str(of_model) in text
 
 
-@LOADERS
-@pytest.mark.parametrize(
-    'of_file,of_model', [('SN', 'SyncSN'), ('SyncSN', 'SN')]
-)
-def test_sn_and_sync_sn_are_interchangeable(load, of_file, of_model):
-    source = randomize_norms(backbone(of_file))
-    model = backbone(of_model)
-    load(model, source.state_dict())
-    assert same(model, source.state_dict())
-    source.eval(), model.eval()
-    x = torch.randn(2, 3, 33, 40)
-    assert all(torch.equal(a, b) for a, b in zip(model(x), source(x)))
-
-
-@pytest.mark.parametrize('norm', ['SN', 'SyncSN'])
-@pytest.mark.parametrize('way', ['pickle', 'deepcopy', 'torch.save'])
-def test_whole_models_travel(norm, way, tmp_path):
-    model = randomize_norms(
-        build('mmseg', segmentor_config(norm_cfg=dict(type=norm)).model)
-    )
-    model.eval()
-    if way == 'pickle':
-        other = pickle.loads(pickle.dumps(model))
-    elif way == 'deepcopy':
-        other = copy.deepcopy(model)
-    else:
-        torch.save(model, tmp_path / 'model.pth')
-        other = torch.load(tmp_path / 'model.pth', weights_only=False)
-    assert same(other, model.state_dict())
-    x = torch.randn(1, 3, 33, 40)
-    with pytest.warns(UserWarning, match='single position'):
-        assert torch.equal(other(x), model(x))
-    shared = {p.data_ptr() for p in model.parameters()}
-    assert not shared & {p.data_ptr() for p in other.parameters()}
-
-
 def test_counts_are_saved_and_loaded():
     source = backbone()
     source.train()
@@ -202,10 +150,3 @@ def test_counts_are_saved_and_loaded():
     for layer in switch_norms(model).values():
         assert int(layer.num_batches_tracked) == 3
         assert layer.num_batches_tracked.dtype == torch.long
-
-
-def test_state_dicts_load_weights_only(tmp_path):
-    """Nothing in them but tensors: safe to publish."""
-    path = tmp_path / 'sn.pth'
-    torch.save(SN(8).state_dict(), path)
-    SN(8).load_state_dict(torch.load(path, weights_only=True))

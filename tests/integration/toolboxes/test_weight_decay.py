@@ -1,14 +1,10 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The optimizer constructor and the toolboxes see SN as a norm."""
 
-import mmcv.cnn
-import mmengine.utils.dl_utils.misc as mmengine_misc
 import pytest
 from mmcv.cnn import ConvModule
 from mmengine.optim import build_optim_wrapper
-from torch import nn
 
-from sn_mm import SN, SN1d, SN3d, SyncSN
 from tests.builders import (
     BN_CFG,
     SN_CFG,
@@ -91,18 +87,6 @@ def test_every_rule_treats_sn_as_it_treats_bn(paramwise):
     assert len(ratios) == len(sn) - len(bn)
     for name in ratios:
         assert sn[name] == sn[name.rsplit('.', 1)[0] + '.weight'], name
-
-
-@pytest.mark.parametrize(
-    'is_norm',
-    [mmcv.cnn.is_norm, mmengine_misc.is_norm],
-    ids=['mmcv', 'mmengine'],
-)
-def test_is_norm(is_norm):
-    for cls in (SN, SN1d, SN3d, SyncSN):
-        assert is_norm(cls(4)), cls
-        assert not is_norm(cls(4), exclude=cls)
-    assert not is_norm(nn.Conv2d(3, 4, 1))
 
 
 def test_layers_carry_sn_in_their_names():

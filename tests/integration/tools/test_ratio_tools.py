@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -175,7 +176,9 @@ def test_harden_without_writing(checkpoints, capsys):
     source = str(checkpoints / 'iter_100.pth')
     assert tool('harden')([source, '--dry-run']) == 0
     out = capsys.readouterr().out
-    assert re.search(r'backbone\.sn1 +(in|ln|bn) \(0\.\d\d\)', out)
+    assert re.search(r'backbone\.sn1 +(in|ln|bn) \(0\.\d\d, by 0\.\d\d\)', out)
+    assert 'the largest ratio leads by 0.' in out
+    assert 'finetune it before it is tested or folded' in out
 
 
 @pytest.mark.parametrize(
@@ -213,6 +216,21 @@ def test_fold(checkpoints, tmp_path, capsys):
     error = re.search(r'largest change of an output, relative: (\S+)', out)
     assert float(error[1]) < 1e-5
     assert 'into backbone.' in out and 'native LN' in out
+    (line,) = (x for x in out.splitlines() if x.startswith('warning: '))
+    change = re.search(r'changes the outputs by (\d+)% of the largest', line)
+    assert int(change[1]) > 0 and 'finetune' in line
+
+
+def test_onnx_files_need_onnx(checkpoints, tmp_path, capsys, monkeypatch):
+    """One sentence, at once, and no traceback of torch's."""
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    source = str(checkpoints / 'iter_100.pth')
+    stem = str(tmp_path / 'folded')
+    assert tool('fold')([FASTER, source, '--harden', '--onnx', stem]) == 1
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert said.err.startswith('error: --onnx needs the package onnx: pip')
+    assert not list(tmp_path.iterdir())
 
 
 # -- plot_ratios ---------------------------------------------------------
@@ -334,3 +352,20 @@ def test_what_cannot_be_plotted(
     assert tool('plot_ratios')(args) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.glob('ratios_*'))
+
+
+# -- sparse SN -------------------------------------------------------------
+def test_print_norms_of_a_radius_that_stays(capsys, tmp_path):
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f'_base_ = {str(DEMO / "faster-rcnn_r18_fpn_ssn-all_demo.py")!r}\n'
+    )
+    assert tool('print_norms')([str(config)]) == 0
+    assert 'radius' not in capsys.readouterr().out
+    with config.open('a') as file:
+        file.write('custom_hooks = []\n')
+    assert tool('print_norms')([str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (x for x in lines if 'radius' in x)
+    assert line.startswith('warning: nothing moves the radius of 32 SSN')
+    assert 'RadiusHook' in line

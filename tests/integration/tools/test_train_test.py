@@ -4,8 +4,10 @@
 Runs are a few steps long, on four small pictures.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import pickle
@@ -133,12 +135,11 @@ def main_of(tool):
 
 def error_of(tool, *args):
     """The message that a tool ends with."""
-    with pytest.raises(SystemExit) as exit_info:
-        main_of(tool)([str(arg) for arg in args])
-    message = exit_info.value.code
-    assert message.startswith('error: ')
-    assert '\n' not in message
-    return message
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        assert main_of(tool)([str(arg) for arg in args]) == 1
+    message = stderr.getvalue().rstrip('\n').rpartition('error: ')
+    assert message[1] and '\n' not in message[2]
+    return ''.join(message[1:])
 
 
 def load(path):

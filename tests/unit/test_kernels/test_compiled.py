@@ -1,9 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """Machine code of the Triton kernels, for GPUs that need not be there.
 
-In the Triton of this environment and, where the environment variable
-SN_MM_OLD_TRITON names a Python with Triton 2 (tools/old_triton.sh makes one),
-in that one.
+By the Triton of this environment and by an old one, in the folder that the
+environment variable SN_MM_OLD_TRITON names (tools/test.sh makes it).
 """
 
 import json
@@ -15,8 +14,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name('compile_kernels.py')
-OLD = os.environ.get('SN_MM_OLD_TRITON')
-PYTHONS = [sys.executable, *([OLD] if OLD else [])]
+OLD = os.environ.get('SN_MM_OLD_TRITON', '')
 CAPABILITIES = [80, 90]
 SWEEPS = {
     'moments_kernel',
@@ -27,18 +25,22 @@ SWEEPS = {
 }
 
 
-@pytest.fixture(scope='module', params=PYTHONS)
+@pytest.fixture(scope='module', params=['this Triton', 'old Triton'])
 def compiled(request, tmp_path_factory):
     """What the script says, by compute capability."""
-    if request.param == sys.executable:
-        pytest.importorskip('triton')
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     # Triton takes what it compiled before from there
     env['TRITON_CACHE_DIR'] = str(tmp_path_factory.mktemp('triton'))
     env.pop('PYTHONPATH', None)
+    if request.param == 'this Triton':
+        pytest.importorskip('triton')
+    elif OLD and Path(OLD, 'triton').is_dir():
+        env['PYTHONPATH'] = OLD
+    else:
+        pytest.skip('needs SN_MM_OLD_TRITON, a folder with Triton 2')
     running = {
         capability: subprocess.Popen(
-            [request.param, str(SCRIPT), str(capability)],
+            [sys.executable, str(SCRIPT), str(capability)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

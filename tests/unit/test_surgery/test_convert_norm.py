@@ -41,6 +41,12 @@ class ChannelLayerNorm(nn.Module):
         self.eps = 1e-6
         self.normalized_shape = (channels,)
 
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        var = (x - mean).square().mean(1, keepdim=True)
+        y = (x - mean) * (var + self.eps).rsqrt()
+        return y * self.weight[:, None, None] + self.bias[:, None, None]
+
 
 LayerNorm2d = type('LayerNorm2d', (ChannelLayerNorm,), {})
 SOURCES = {
@@ -180,15 +186,148 @@ def test_back_to_native_norms(name):
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_other_dimensions(old, new, shape, log):
+def test_other_dimensions(old, new, shape):
     layer = convert(old, 'SN')
     assert type(layer) is new
     assert layer(torch.randn(shape)).shape == shape
     native = convert(layer, 'BN')
     assert native(torch.randn(shape)).shape == shape
-    # there is no SyncSN for them
-    assert convert(layer, 'SyncSN') is layer
+    for target in ('SyncSN', 'SSN', 'SyncSSN'):
+        other = convert(layer, target)
+        assert type(other).__name__.startswith(target)
+        assert other(torch.randn(shape)).shape == shape
+
+
+@pytest.mark.parametrize('target', ['SN', 'SyncSN', 'SSN', 'BN', 'IN'])
+@pytest.mark.parametrize(
+    'before, shape',
+    [
+        (nn.Linear(3, 8), (4, 3)),
+        (nn.Conv1d(3, 8, 3), (2, 3, 9)),
+        (nn.Conv2d(3, 8, 3), (2, 3, 6, 5)),
+        (nn.Conv3d(3, 8, 3), (2, 3, 6, 5, 4)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_norms_of_any_rank_go_on_to_run(before, shape, target, wrapped):
+    """GroupNorm does not say what it is given; its neighbour does."""
+    if wrapped:
+        before = nn.Sequential(before, nn.ReLU())
+    model = nn.Sequential(before, nn.Dropout(), nn.GroupNorm(2, 8))
+    want = model(torch.randn(shape)).shape
+    convert_norm(model, target)
+    assert not isinstance(model[2], nn.GroupNorm)
+    if target != 'IN' or len(shape) > 2:  # IN has no statistics there
+        assert model(torch.randn(shape)).shape == want
+
+
+class Unknown(nn.Module):
+    """Gives (N, C, L) of (N, C, H, W), with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1))
+
+    def forward(self, x):
+        return x.flatten(2) * self.scale
+
+
+def test_a_norm_of_unknown_rank_is_left_where_the_new_one_takes_one():
+    model = nn.Sequential(Unknown(), nn.GroupNorm(2, 8))
+    convert_norm(model, 'BN')
+    assert type(model[1]) is nn.GroupNorm
+    convert_norm(model, 'SN')
+    assert model(torch.randn(IMAGES)).shape == (2, 8, 20)
+
+
+# -- norms of other libraries ---------------------------------------------
+class WithLayout(nn.LayerNorm):
+    """Of ConvNeXt: the caller says where the channels are."""
+
+    def forward(self, x, data_format='channel_last'):
+        return super().forward(x)
+
+
+class Activated(ChannelLayerNorm):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class ActivatedBN(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Pair(nn.GroupNorm):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Renamed(nn.GroupNorm):
+    """A forward of its own that does what its kind does."""
+
+    def forward(self, x):
+        y = nn.functional.group_norm(x, self.num_groups, eps=self.eps)
+        shape = 1, -1, *[1] * (x.dim() - 2)
+        return y * self.weight.view(shape) + self.bias.view(shape)
+
+
+class RenamedBN(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input)
+
+
+@pytest.mark.parametrize(
+    'old',
+    [
+        WithLayout(8),
+        type('LayerNorm2d', (nn.LayerNorm,), {})(8),
+        type('LN2d', (Activated,), {})(8),
+        ActivatedBN(8),
+        Pair(2, 8),
+        nn.LazyBatchNorm2d(),
+        nn.LazyInstanceNorm2d(),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_what_does_more_or_other_than_normalize_is_left_alone(old, log):
+    assert convert(old, 'SN') is old
     assert '1 left alone' in log[-1]
+
+
+@pytest.mark.parametrize('old', [Renamed(2, 8), RenamedBN(8)])
+def test_a_forward_that_equals_its_kind_is_converted(old):
+    randomize(old)
+    state = copy.deepcopy(old.state_dict())
+    new = convert(old, 'SN')
+    assert type(new) is SN2d and new.weight is old.weight
+    for key, value in old.state_dict().items():  # the probe was a copy
+        assert torch.equal(value, state[key])
+
+
+# -- ratios -----------------------------------------------------------------
+@pytest.mark.parametrize('there, back', [('SSN', 'SN'), ('SyncSSN', 'SyncSN')])
+def test_sparse_and_back_keeps_ratios(there, back):
+    layer = randomize(SN2d(8, ratio_groups=2))
+    want = layer.ratios()
+    sparse = convert(layer, there)
+    assert_close(sparse.ratios(), want, 1e-6)
+    assert_close(convert(sparse, back).ratios(), want, 1e-6)
+    x = torch.randn(IMAGES)
+    assert_close({'y': sparse(x)}, {'y': layer(x)}, 1e-5)
+
+
+def test_a_choice_of_a_sparse_layer_stays():
+    layer = convert(SN2d(8), 'SSN')
+    layer.radius.fill_(1)
+    for weight in (layer.mean_weight, layer.var_weight):
+        weight.data.copy_(torch.tensor([0.1, 0.7, 0.2]))
+    layer(torch.randn(IMAGES))
+    chosen = dict(mean=('ln',), var=('ln',))
+    assert layer.choices() == chosen
+    for target in ('SN', 'SyncSSN', 'SyncSN'):
+        assert convert(layer, target).choices() == chosen
 
 
 def test_mode_device_and_dtype():
@@ -213,9 +352,45 @@ def test_frozen_layers_stay_frozen(old):
     assert not any(p.requires_grad for p in new.parameters())
 
 
+@pytest.mark.parametrize('target', ['SN', 'SyncSN', 'SSN'])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_frozen_batch_norm_goes_on_with_its_running_statistics(
+    target, training
+):
+    old = randomize(nn.BatchNorm2d(8)).requires_grad_(False)
+    x = torch.randn(IMAGES)
+    want = old.eval()(x)
+    mean = old.running_mean.clone()
+    new = convert(old, target).train(training)
+    assert_close({'y': new(x)}, {'y': want}, 1e-6)
+    assert torch.equal(new.running_mean, mean)
+    assert new.choices() == dict(mean=('bn',), var=('bn',))
+
+
+@pytest.mark.parametrize(
+    'old, statistics, converted',
+    [
+        (nn.GroupNorm(1, 8), ('in', 'ln', 'bn'), True),
+        (nn.GroupNorm(2, 8), ('in', 'gn'), True),
+        (nn.GroupNorm(2, 8), ('in', 'ln'), False),
+        (nn.InstanceNorm2d(8, affine=True), ('in', 'ln'), True),
+        (nn.BatchNorm2d(8), ('in', 'ln'), False),
+    ],
+)
+def test_other_frozen_norms_keep_what_they_compute(old, statistics, converted):
+    model = nn.Sequential(randomize(copy.deepcopy(old)).requires_grad_(False))
+    x = torch.randn(IMAGES)
+    want = model(x)
+    convert_norm(model, dict(type='SN', statistics=statistics))
+    assert isinstance(model[0], SN2d) is converted
+    if converted:
+        assert_close({'y': model(x)}, {'y': want}, 1e-5)
+
+
 def test_freezing():
     new = convert(nn.BatchNorm2d(8), dict(type='SN', requires_grad=False))
     assert not any(p.requires_grad for p in new.parameters())
+    assert new.choices() == dict(mean=('bn',), var=('bn',))
     new = convert(nn.BatchNorm2d(8), 'SN')
     assert all(p.requires_grad for p in new.parameters())
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from sn_mm import SN, SSN, harden
 from sn_mm.anatomy.ratios import ratios_of_model, ratios_of_state
-from sn_mm.surgery.harden import harden_state
+from sn_mm.surgery.harden import describe, harden_state
 from tests.builders import (
     SN_CFG,
     Toy,
@@ -156,3 +157,35 @@ def test_models_that_cannot_be_hardened():
     with pytest.raises(ValueError, match='ratios of 1 are not finite'):
         harden(model)
     assert not model[0].hard_ratios
+
+
+# -- how sure a choice is -------------------------------------------------
+def layer_of(*logits):
+    layer = SN(8)
+    with torch.no_grad():
+        for weight in (layer.mean_weight, layer.var_weight):
+            weight.copy_(torch.tensor(logits))
+    return layer
+
+
+def test_choices_by_next_to_nothing_are_warned_of():
+    sure, unsure = layer_of(3.0, 1.0, 1.0), layer_of(1.0, 1.03, 1.0)
+    with pytest.warns(UserWarning, match='finetune it before') as caught:
+        harden(nn.Sequential(sure, unsure, SN(8)))
+    (text,) = (str(w.message) for w in caught)
+    assert '2 of 3 layers have not decided' in text and '(1, 2)' in text
+    assert 'in 1 it leads by nothing' in text
+
+
+def test_clear_choices_are_not():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        harden(
+            nn.Sequential(layer_of(3.0, 1.0, 1.0), SN(8, statistics=['bn']))
+        )
+
+
+def test_margins_are_said():
+    model = nn.Sequential(layer_of(3.0, 1.0, 1.0), layer_of(1.0, 1.03, 1.0))
+    text = describe(ratios_of_model(model))
+    assert 'leads by 0.01 to 0.68' in text

@@ -1,6 +1,9 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The numbers of SN in Triton against autograd over the formulas."""
 
+import collections
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -270,3 +273,29 @@ def test_results_are_nobody_elses_memory():
         switch, moments, sums, *params, pools, size=9
     )
     assert all(t._base is None for t in (factors, *results))
+
+
+def test_the_trial_passes():
+    assert switch_triton._difference(torch.device(DEVICE)) is None
+    assert switch_triton.why_not(torch.device(DEVICE)) is None
+
+
+@pytest.mark.parametrize(
+    'kernel', ['pool', 'factors', 'rowgrads', 'gradpool', 'dfactors']
+)
+def test_the_trial_sees_a_kernel_that_does_nothing(monkeypatch, kernel):
+    kernels = switch_triton._kernels()
+    names = ('pool', 'factors', 'rowgrads', 'gradpool', 'dfactors')
+    fake = SimpleNamespace(
+        **{f'{n}_kernel': getattr(kernels, f'{n}_kernel') for n in names}
+    )
+    nothing = collections.defaultdict(lambda: lambda *args, **kwargs: None)
+    setattr(fake, f'{kernel}_kernel', nothing)
+    monkeypatch.setattr(switch_triton, '_kernels', lambda: fake)
+    new_empty = torch.Tensor.new_empty
+
+    def emptied(t, *args, **kwargs):
+        return new_empty(t, *args, **kwargs).fill_(float('nan'))
+
+    monkeypatch.setattr(torch.Tensor, 'new_empty', emptied)
+    assert 'are wrong' in switch_triton._difference(torch.device(DEVICE))

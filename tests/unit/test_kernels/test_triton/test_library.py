@@ -67,7 +67,7 @@ def test_working_kernels_are_tried_once(tries):
 )
 def test_others_are_left_with_one_warning(tries, found, words):
     tries.append(found)
-    with pytest.warns(UserWarning, match=f'cuda:0.*float16.*{words}'):
+    with pytest.warns(UserWarning, match=f'float16 on cuda:0.*{words}'):
         assert words in library.problem(GPU, HALF)
     with warnings.catch_warnings():
         warnings.simplefilter('error')

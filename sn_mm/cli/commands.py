@@ -1,0 +1,44 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""How every command line ends: status 0, or one line of text and status 1."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Callable
+
+from sn_mm.utils.errors import CheckpointError
+
+from .errors import LaunchError
+
+
+def command(*errors: type[Exception]) -> Callable:
+    """Make a tool's ``main`` end with one line where the user can mend it.
+
+    A LaunchError or CheckpointError goes to standard error as ``error: ...``
+    without a traceback, and the exit status is 1. All other exceptions are
+    faults of the program, and keep their traceback.
+
+    Args:
+        errors: further kinds of exceptions that the user can mend.
+
+    Returns:
+        A decorator. The decorated function takes the arguments of the command
+        line (those of ``sys.argv`` by default) and returns the exit status,
+        for ``sys.exit(main())``.
+    """
+    expected = (LaunchError, CheckpointError, *errors)
+
+    def decorate(main: Callable[[list | None], None]) -> Callable:
+        @functools.wraps(main)
+        def wrapped(args: list | None = None) -> int:
+            try:
+                main(args)
+            except expected as error:
+                print(f'error: {error}', file=sys.stderr)
+                return 1
+            return 0
+
+        return wrapped
+
+    return decorate

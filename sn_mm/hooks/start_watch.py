@@ -1,0 +1,70 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""What will not come out as meant, told before training starts."""
+
+from __future__ import annotations
+
+import warnings
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from sn_mm.anatomy.untrained import untrained_for_good
+from sn_mm.layers import RowNorm
+from sn_mm.utils import unwrapped
+
+
+class StartWatch(Hook):
+    """Warn before training of what it would not show.
+
+    Of layers whose ratios are untrained and cannot train, and of mean
+    teachers that do not get the student's running statistics. Every Runner
+    has it (:mod:`sn_mm.patches.start_watch`).
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at the model with its weights loaded."""
+        model = unwrapped(runner.model)
+        teachers = [h for h in runner.hooks if _is_mean_teacher(h)]
+        names = untrained_for_good(model)
+        if teachers:
+            names = [n for n in names if not n.startswith('teacher.')]
+        if names:
+            warnings.warn(stuck_text(names), stacklevel=2)
+        for hook in teachers:
+            if hook.skip_buffers and _has_running(model):
+                warnings.warn(_TEACHER, stacklevel=2)
+
+
+_TEACHER = (
+    'MeanTeacherHook(skip_buffer=True) averages parameters alone: the '
+    "teacher's SN layers keep the running statistics that they start with "
+    '(0 and 1), while its ratios learn to use them. Set skip_buffer=False'
+)
+
+
+def stuck_text(names: list[str]) -> str:
+    """The sentence about layers that cannot learn their ratios."""
+    return (
+        f'{len(names)} SN layers have the equal ratios of a new layer and '
+        'cannot learn others, since they are frozen (requires_grad=False in '
+        'norm_cfg, frozen_stages) or hard: '
+        + ', '.join(names)
+        + '. Set requires_grad=True and frozen_stages=-1 (hard_ratios=False), '
+        'or start from weights that have ratios (sn:// or bn2sn:// in '
+        'init_cfg)'
+    )
+
+
+def _is_mean_teacher(hook: Hook) -> bool:
+    named = any(c.__name__ == 'MeanTeacherHook' for c in type(hook).__mro__)
+    return named and not isinstance(hook, EMAHook)
+
+
+def _has_running(model: nn.Module) -> bool:
+    return any(
+        isinstance(m, RowNorm) and m.running_mean is not None
+        for m in model.modules()
+    )
