@@ -802,7 +802,7 @@ class NormTester:
         sum(y.square().mean() for y in model(x)).backward()
         optimizer.step()
         for name, layer in layers.items():
-            is_frozen = name.startswith(('sn1', 'layer1'))
+            is_frozen = name.startswith((model.norm1_name, 'layer1'))
             assert layer.training is not is_frozen, name
             for key, value in layer.state_dict().items():
                 if is_frozen:

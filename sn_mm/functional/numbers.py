@@ -205,23 +205,28 @@ def register_fused(
 
     Args:
         implementation: name of the sweeps beside which they run.
-        numbers: has the methods of :class:`AnyRule`, and ``is_usable()``,
-            whether the kernels are to be had.
+        numbers: has the methods of :class:`AnyRule`, and ``is_usable(device)``,
+            whether the kernels work there.
     """
     _fused[rule, implementation] = numbers
 
 
 def numbers_of(
-    rule, implementation: str | None, size: int, dtype: torch.dtype
+    rule,
+    implementation: str,
+    size: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> AnyRule:
     """Who computes the rule's numbers beside these sweeps.
 
     Args:
-        implementation: name of the sweeps; None where x is empty.
+        implementation: name of the sweeps.
         rule, size, dtype: as for :class:`AnyRule`.
+        device: of the input.
     """
     made = _fused.get((type(rule), implementation))
-    if made is None or not made.is_usable():
+    if made is None or not made.is_usable(device):
         made = AnyRule
     return made(rule, size, dtype)
 

@@ -98,7 +98,8 @@ class _NormalizeRows(torch.autograd.Function):
     def forward(ctx, x, rule, backend, relu, *params):
         sweeps = kernels.choose(x, backend) if x.numel() else NoSweeps
         numbers = numbers_of(
-            rule, sweeps.name, spatial_size(x), accumulation_dtype(x.dtype)
+            *(rule, sweeps.name, spatial_size(x)),
+            *(accumulation_dtype(x.dtype), x.device),
         )
         y, moments, extras, brought = numbers.normalize(
             sweeps, x, params, relu

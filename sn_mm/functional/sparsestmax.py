@@ -29,13 +29,15 @@ def sparsemax(z: Tensor) -> Tensor:
         ordered = z.sort(dim=-1, descending=True).values
         steps = torch.arange(1, z.shape[-1] + 1, device=z.device)
         inside = 1 + steps * ordered > ordered.cumsum(-1)
-        count = inside.sum(-1, keepdim=True)
-        support = z >= ordered.gather(-1, count - 1)
+        # of NaN, which state dicts may be asked of, every entry remains
+        count = inside.sum(-1, keepdim=True).clamp(min=1)
+        support = ~(z < ordered.gather(-1, count - 1))
+        remaining = support.sum(-1, keepdim=True)
     kept = torch.where(support, z, torch.zeros_like(z))
-    tau = (kept.sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
+    tau = (kept.sum(-1, keepdim=True) - 1) / remaining
     p = torch.where(support, z - tau, torch.zeros_like(z)).clamp(min=0)
     # z - (z - 1) may miss 1 by a rounding error
-    return torch.where(count == 1, support.to(z.dtype), p)
+    return torch.where(remaining == 1, support.to(z.dtype), p)
 
 
 def sparsestmax(z: Tensor, radius: Tensor | float) -> Tensor:

@@ -44,8 +44,8 @@ class SwitchNumbers(AnyRule):
         )
 
     @classmethod
-    def is_usable(cls) -> bool:
-        """Whether the kernels are to be had on this machine."""
+    def is_usable(cls, device: torch.device) -> bool:
+        """Whether the kernels work there."""
         return not importlib.import_module(cls.kernels).why_not()
 
     def forward(
@@ -201,9 +201,9 @@ class TritonSwitch(SwitchNumbers):
     kernels = 'sn_mm.kernels.fused.switch_triton'
 
     @classmethod
-    def is_usable(cls) -> bool:
-        """Always, where Triton's sweeps run."""
-        return True
+    def is_usable(cls, device: torch.device) -> bool:
+        """Whether the kernels work there, as seen at their first use."""
+        return not importlib.import_module(cls.kernels).why_not(device)
 
 
 def _all_params(params: Params) -> tuple:

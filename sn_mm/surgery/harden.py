@@ -165,7 +165,8 @@ def undecided(layers: Iterable[LayerRatios]) -> str | None:
     tied = sum(x.is_tied() for x in layers)
     text = (
         f'{len(found)} of {len(layers)} layers have not decided: their '
-        f'largest ratio leads by less than {UNDECIDED} ({join_names(found, 3)})'
+        f'largest ratio leads by less than {UNDECIDED} '
+        f'({join_names(found, 3)})'
     )
     if tied:
         text += (

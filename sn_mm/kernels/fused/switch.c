@@ -613,7 +613,9 @@ typedef struct {
 
 const int64_t switch_backward_size = sizeof(backward_layer);
 
-void switch_forward(layer *l, const double *moments, float *factors) {
+void switch_forward(layer *l, int64_t samples, const double *moments,
+                    float *factors) {
+  l->samples = samples;
   l->moments = moments;
   switch_pool(l);
   switch_factors(l, factors);

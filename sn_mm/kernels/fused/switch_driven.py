@@ -55,7 +55,8 @@ def normalize(
             :func:`sn_mm.kernels.fused.switch_native.forward`.
         given: (2, 1, C), float64, mean and variance in place of the batch's
             for 'bn'.
-        keep: return the moments of x too.
+        keep: return the moments of x too, unless with ``given``: samples are
+            then done one after the other, while they are in the cache.
         relu: max(y, 0).
 
     Returns:
@@ -71,7 +72,9 @@ def normalize(
         batch, torch.float64, (2, 1, rows.channels), 'what is given', kept
     )
     function = function_address('switch_forward')
-    y, moments = driver.forward(rows, function, layer, keep, relu)
+    y, moments = driver.forward(
+        rows, function, layer, keep, relu, by_sample=given is not None
+    )
     return y, moments, batch
 
 

@@ -34,24 +34,33 @@ typedef struct {
 } sweeps;
 
 /* From moments (2, N, C) to near, scale and shift (3, N, C). */
-typedef void forward_numbers(void *of, const double *moments, float *factors);
+typedef void forward_numbers(void *of, int64_t samples, const double *moments,
+                             float *factors);
 /* From moments and sums (2, N, C) to scale, slope and shift (3, N, C). */
 typedef void backward_numbers(void *of, const double *moments,
                               const double *sums, float *factors);
 
-/* y, and the moments of x if somebody wants them. Scratch: 2 doubles and 3
- * floats for each row. */
+/* y, and the moments of x if somebody wants them, `block` samples at a time:
+ * what is normalized with may not depend on other blocks, whose second sweep
+ * finds x in the cache. Moments are of the whole batch only. A sample has
+ * `bytes`. Scratch: 2 doubles and 3 floats for each row of a block. */
 void driver_forward(const sweeps *use, const void *x, int64_t samples,
                     int64_t channels, int64_t size, int64_t last,
-                    double *moments, forward_numbers *numbers, void *of,
-                    int64_t relu, void *y, double *scratch, int64_t threads) {
-  const int64_t rows = samples * channels;
-  float *factors = (float *)(scratch + 2 * rows);
-  if (!moments) moments = scratch;
-  use->moments(x, samples, channels, size, last, moments, threads);
-  numbers(of, moments, factors);
-  use->affine(x, samples, channels, size, last, factors, factors + rows,
-              factors + 2 * rows, relu, y, threads);
+                    int64_t block, int64_t bytes, double *moments,
+                    forward_numbers *numbers, void *of, int64_t relu, void *y,
+                    double *scratch, int64_t threads) {
+  for (int64_t start = 0; start < samples; start += block) {
+    const int64_t n = samples - start < block ? samples - start : block;
+    const int64_t rows = n * channels;
+    const char *in = (const char *)x + start * bytes;
+    char *out = (char *)y + start * bytes;
+    float *factors = (float *)(scratch + 2 * rows);
+    double *own = moments ? moments : scratch;
+    use->moments(in, n, channels, size, last, own, threads);
+    numbers(of, n, own, factors);
+    use->affine(in, n, channels, size, last, factors, factors + rows,
+                factors + 2 * rows, relu, out, threads);
+  }
 }
 
 /* dx, if it is wanted, and whatever else the numbers give. Without moments
@@ -77,7 +86,7 @@ void driver_backward(const sweeps *use, const void *dy, const void *x,
     use->moments(x, samples, channels, size, last, scratch, threads);
   if (!moments) moments = scratch;
   if (gate) {
-    gate(of, moments, forward);
+    gate(of, samples, moments, forward);
     gate_scale = forward + rows;
     gate_shift = forward + 2 * rows;
   }

@@ -23,11 +23,15 @@ _SHAPE = (_I, _I, _I, _I)
 _library = Library(
     Path(__file__).with_name('driver.c'),
     {
-        'driver_forward': (_P, _P, *_SHAPE, _P, _P, _P, _I, _P, _P, _I),
+        'driver_forward': (
+            *(_P, _P, *_SHAPE, _I, _I),
+            *(_P, _P, _P, _I, _P, _P, _I),
+        ),
         'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _P, _I),
     },
     ('-O2',),
 )
+_CACHE = 1 << 19  # bytes that stay in a second-level cache, with output
 _SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine')
 
 
@@ -37,7 +41,12 @@ def why_not() -> str | None:
 
 
 def forward(
-    rows: Rows, numbers: int, of: ctypes.Structure, keep: bool, relu: bool
+    rows: Rows,
+    numbers: int,
+    of: ctypes.Structure,
+    keep: bool,
+    relu: bool,
+    by_sample: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """y, and the moments (2, N, C) of x, float64, with ``keep``.
 
@@ -46,12 +55,19 @@ def forward(
         numbers: address of a ``forward_numbers`` of driver.c.
         of: its first argument.
         relu: max(y, 0).
+        by_sample: a sample's numbers depend on no other's; with it, moments
+            cannot be kept.
     """
     y = torch.empty_like(rows.data)
-    moments = doubles(2, rows.samples, rows.channels) if keep else None
+    moments = None
+    if keep and not by_sample:
+        moments = doubles(2, rows.samples, rows.channels)
+    _, n, c, size, _ = rows.x
+    sample = c * size * y.element_size()
+    block = max(1, min(n, _CACHE // sample)) if by_sample else n
     _library.get().driver_forward(
         _sweeps(rows.library),
-        *rows.x,
+        *(*rows.x, block, sample),
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),

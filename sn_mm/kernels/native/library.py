@@ -27,7 +27,6 @@ _BASE = ('-march=native', '-fno-math-errno', '-shared', '-fPIC')
 # better than no library (Apple's clang has no OpenMP).
 _THREADS = (('-fopenmp',), ('-fopenmp-simd',), ())
 _SECONDS = 120  # for one compilation, on a machine that does much else
-_DISABLED = 'SN_MM_NATIVE'
 _ERRORS = (
     OSError,  # files, also what ctypes raises for a broken library
     RuntimeError,  # no home folder
@@ -96,9 +95,6 @@ class Library:
         self._lock = threading.Lock()
 
     def _load(self) -> None:
-        if os.environ.get(_DISABLED, '1') == '0':
-            self._reason = f'{_DISABLED}=0 is set in the environment'
-            return
         try:
             self._loaded = self._from_cache() or self._compiled()
         except _ERRORS as error:

@@ -45,8 +45,11 @@ _FUNCTIONS = {
     'sweeps_combine': (_P, _P, *_SHAPE, _P, _P, _P, _P, _P, _P, _P, _I),
 }
 _SOURCE = Path(__file__).with_name('sweeps.c')
+# No multiplications contracted with additions: a value must not depend on
+# whether it was computed with a group of others or with the rest of a row.
+_FLAGS = ('-O2', '-ffp-contract=off')
 _LIBRARIES = {
-    dtype: Library(_SOURCE, _FUNCTIONS, ('-O2', *flags))
+    dtype: Library(_SOURCE, _FUNCTIONS, (*_FLAGS, *flags))
     for dtype, *flags in (
         (torch.float32,),
         (torch.float16, '-DFLOAT16'),

@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -177,7 +178,6 @@ def test_missing_folder(released, tmp_path, capsys):
 def test_full_disk(released, tmp_path, monkeypatch, capsys, after):
     _, path = released('seg_decoder_c1_deepsup')
     before = path.read_bytes()
-    real = os.fdopen
 
     class Full:
         """A file on a disk with ``after`` bytes left."""
@@ -188,19 +188,15 @@ def test_full_disk(released, tmp_path, monkeypatch, capsys, after):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *args):
-            self.file.close()
-
         def write(self, data):
             self.left -= len(data)
             if self.left < 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return self.file.write(data)
 
-    monkeypatch.setattr(writer.os, 'fdopen', lambda *args: Full(real(*args)))
+    monkeypatch.setattr(
+        writer, 'tracked', lambda file, *args: nullcontext(Full(file))
+    )
     assert convert(path, tmp_path / 'x.pth') == 1
     assert 'the disk is full; nothing was left' in capsys.readouterr().err
     assert os.listdir(tmp_path) == [] and path.read_bytes() == before
@@ -225,6 +221,7 @@ def test_progress_bars_on_a_terminal(released, tmp_path, monkeypatch, capsys):
     _, path = released('seg_decoder_c1_deepsup')
     assert convert(path, tmp_path / 'quiet.pth') == 0
     assert capsys.readouterr().err == ''
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     monkeypatch.setenv('FORCE_COLOR', '1')  # rich then sees a terminal
     assert convert(path, tmp_path / 'shown.pth') == 0
     shown = capsys.readouterr().err

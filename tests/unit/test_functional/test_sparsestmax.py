@@ -98,3 +98,8 @@ def test_without_entry():
     ratios = torch.tensor([[0.5, 0.2, 0.3], [1.0, 0.0, 0.0]])
     want = torch.tensor([[0, 0.4, 0.6], [0, 0.5, 0.5]])
     assert torch.allclose(without_entry(ratios, 0), want)
+
+
+def test_values_that_are_no_numbers_stay_so():
+    """Memory that nothing was written to, on its way into a state dict."""
+    assert sparsestmax(torch.full((2, 3), math.nan), 0.2).isnan().any()

@@ -178,27 +178,41 @@ def tool(name):
     return str(found[0]) if found else None
 
 
-def resources(asm):
-    """Registers, what is spilled, instructions, and those in float64."""
-    if tool('nvdisasm'):
-        return _from_binary(asm['cubin'])
-    return _from_assembler(asm['ptx'])
-
-
-def _from_binary(cubin):
+def resources(asm, is_sweep):
+    """Registers, bytes spilled, and what the code does in float64."""
+    if not tool('nvdisasm'):
+        return _from_assembler(asm['ptx'])
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(cubin)
+        file.write(asm['cubin'])
         file.flush()
         usage = _run(tool('cuobjdump'), '-res-usage', file.name)
-        text = _run(tool('nvdisasm'), '-c', file.name)
+        found = {
+            'registers': int(re.search(r'REG:(\d+)', usage)[1]),
+            'spilled': int(re.search(r'STACK:(\d+)', usage)[1]),
+        }
+        if is_sweep:
+            found.update(_disassembled(file.name))
+        else:
+            found.update(_counts_in_ptx(asm['ptx']))
+    return found
+
+
+def _disassembled(cubin):
+    text = _run(tool('nvdisasm'), '-c', cubin)
     codes = re.findall(
         r'/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)', text
     )
     return {
-        'registers': int(re.search(r'REG:(\d+)', usage)[1]),
-        'spilled': sum(code.startswith(('STL', 'LDL')) for code in codes),
         'instructions': len(codes),
         'float64': sum(bool(DOUBLE.match(code)) for code in codes),
+    }
+
+
+def _counts_in_ptx(ptx):
+    codes = re.findall(r'^\s+(?:@!?%p\d+ )?([a-z][\w.]+)', ptx, re.M)
+    return {
+        'instructions': len(codes),
+        'float64': sum('.f64' in code for code in codes),
     }
 
 
@@ -210,13 +224,11 @@ def _from_assembler(ptx):
         target = re.search(r'\.target (\w+)', ptx)[1]
         command = (tool('ptxas'), '-v', '--gpu-name', target, str(source))
         usage = _run(*command, '-o', str(Path(folder, 'kernel.cubin')))
-    codes = re.findall(r'^\s+(?:@!?%p\d+ )?([a-z][\w.]+)', ptx, re.M)
     spilled = re.findall(r'(\d+) bytes spill', usage)
     return {
         'registers': int(re.search(r'Used (\d+) registers', usage)[1]),
         'spilled': sum(map(int, spilled)),
-        'instructions': len(codes),
-        'float64': sum('.f64' in code for code in codes),
+        **_counts_in_ptx(ptx),
     }
 
 
@@ -258,15 +270,17 @@ def main():
         kernels, recorder = record(capability)
         for name, args, constants in recorder.launches.values():
             kernel = getattr(kernels, name)
+            module = kernels.__name__.rpartition('.')[2]
+            is_sweep = module == 'kernels' and 'merge' not in name
             asm = compile_launch(kernel, args, constants, capability)
             found.append(
                 {
-                    'module': kernels.__name__.rpartition('.')[2],
+                    'module': module,
                     'kernel': name,
                     'dtype': str(args[0].dtype),
                     'constants': constants,
                     'waits_in_loops': waits_in_loops(asm['ptx']),
-                    **resources(asm),
+                    **resources(asm, is_sweep),
                 }
             )
     json.dump(found, sys.stdout)

@@ -197,13 +197,6 @@ def test_no_compiler(source, monkeypatch, tmp_path):
         assert make(source).get() is None
 
 
-def test_switched_off_without_a_word(source, monkeypatch):
-    monkeypatch.setenv('SN_MM_NATIVE', '0')
-    library = make(source)
-    assert not works(library)
-    assert 'SN_MM_NATIVE=0' in library.why_not()
-
-
 @needs_compiler
 def test_a_library_without_its_functions_is_none(source):
     library = Library(source, {'thrice': ()})

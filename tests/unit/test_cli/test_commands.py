@@ -1,0 +1,35 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""How every command line ends."""
+
+import pytest
+
+from sn_mm.checkpoints import CheckpointError
+from sn_mm.cli import LaunchError, command
+
+
+def raising(error, *expected):
+    @command(*expected)
+    def main(args=None):
+        """Fail."""
+        if error is not None:
+            raise error
+        print(args)
+
+    return main
+
+
+def test_success_is_status_0(capsys):
+    main = raising(None)
+    assert main(['x']) == 0 and capsys.readouterr().out == "['x']\n"
+    assert main.__doc__ == 'Fail.'
+
+
+@pytest.mark.parametrize('kind', [LaunchError, CheckpointError, OSError])
+def test_expected_errors_are_one_line_and_status_1(kind, capsys):
+    assert raising(kind('take another'), OSError)() == 1
+    assert capsys.readouterr().err == 'error: take another\n'
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    with pytest.raises(KeyError):
+        raising(KeyError('x'), OSError)()
