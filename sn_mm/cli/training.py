@@ -86,9 +86,9 @@ def resuming(cfg: Config) -> Iterator[None]:
         if not cfg.get('resume') or 'parameter group' not in str(error):
             raise
         raise LaunchError(
-            'the run cannot go on: other parameters are trained than when '
-            f'the checkpoint was saved ({error}), as after a change of '
-            'hard_ratios, statistics or frozen layers. Start a new run from '
-            'its weights instead: without --resume, with --cfg-options '
-            'load_from=CHECKPOINT'
+            'the run cannot go on: name its checkpoint in load_from, without '
+            '--resume (--cfg-options load_from=CHECKPOINT), to start a new '
+            'one from its weights. Other parameters are trained now than when '
+            f'it was saved ({error}), as after a change of hard_ratios, '
+            'statistics or frozen layers'
         ) from error

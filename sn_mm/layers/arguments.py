@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from sn_mm.utils import check_count
 
-
 # The public code's arguments, and what says the same here.
 PUBLIC_ARGUMENTS = {
     'using_bn': "statistics=('in', 'ln') for using_bn=False",

@@ -48,7 +48,7 @@ _SETTINGS = (
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
 _RATIOS = ('mean_weight', 'var_weight')
 _CONFIG_HINT = (
-    'convert_norm: a config of this model still names the old norms, and '
+    '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
     "'ConvertNorm', of=TYPE, norm_cfg=...) in the config instead "
     '(docs/configs.md)'
@@ -123,11 +123,7 @@ def convert_norm(
         >>> type(convert_norm(model, 'SN')[1]).__name__
         'SN2d'
     """
-    before = set(model.modules())
-    converted = swap_norms(model, cfg, include, exclude, components)
-    if not before.issuperset(converted.modules()):
-        print_log(_CONFIG_HINT, logger='current', level=logging.INFO)
-    return converted
+    return swap_norms(model, cfg, include, exclude, components, _CONFIG_HINT)
 
 
 def swap_norms(
@@ -136,8 +132,9 @@ def swap_norms(
     include: Rules = None,
     exclude: Rules = None,
     components: Components = None,
+    hint: str = '',
 ) -> nn.Module:
-    """:func:`convert_norm`, for a model whose config says so."""
+    """:func:`convert_norm`, with a hint of the caller's in the log."""
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
@@ -160,7 +157,7 @@ def swap_norms(
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
     model = _replace(model, replaced)
-    _report(norms, replaced, frozen)
+    _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
     return model
 
@@ -363,6 +360,7 @@ def _report(
     norms: dict[str, nn.Module],
     replaced: dict[nn.Module, nn.Module],
     frozen: set[str],
+    hint: str,
 ) -> None:
     done = Counter(
         f'{type(old).__name__} -> {type(new).__name__}'
@@ -379,6 +377,7 @@ def _report(
     )
     if left:
         text += f'; {len(left)} left alone: {join_names(left, 5)}'
+    text += hint if done else ''
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
 

@@ -585,7 +585,9 @@ def test_report(log):
     count = len(find_norms(model))
     convert_norm(model, 'SN')
     convert_norm(nn.Conv2d(3, 3, 1), 'SN')
-    assert log[0] == f'convert_norm: {count} x BatchNorm2d -> SN2d'
+    done, _, hint = log[0].partition('. ')
+    assert done.startswith(f'convert_norm: {count} x BatchNorm2d -> SN2d')
+    assert 'config' in hint and 'ConvertNorm' in hint
     assert log[1] == 'convert_norm: no norm layer to convert'
 
 
