@@ -25,6 +25,9 @@ _LOOKS = {
     'GN': ('#CC79A7', '^'),
     'LN': ('#E69F00', 'v'),
     'IN': ('#56B4E9', 'P'),
+    'BRN rule': ('#F0E442', 'h'),
+    'SN, ReLU': ('#8C510A', '<'),
+    'SN+ReLU': ('#01665E', '>'),
     'plain SN': ('#000000', 'X'),
     'copy': ('#999999', '*'),
 }
@@ -43,6 +46,7 @@ def machine() -> dict[str, str | int]:
         torch=torch.__version__,
         compiler=_compiler(),
         flags=_flags(),
+        sweeps=sweeps.describe(),
     )
     if torch.cuda.is_available():
         facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda)
@@ -117,7 +121,7 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     are drawn.
 
     Args:
-        rows: of :func:`sn_mm.benchmark.layers.benchmark_layers`.
+        rows: of :func:`benchmarks.layers.benchmark_layers`.
         path: .png, .svg or .pdf.
     """
     import matplotlib
