@@ -14,10 +14,15 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
+# mmcv is in no extra but its own two, of which one is to be chosen: mmcv-lite
+# has no compiled operators, and sn_mm's take their place. mmdet and mmseg
+# refuse mmcv 2.2.
 EXTRAS = {
-    'det': ['mmcv>=2.0.0', 'mmdet>=3.0.0', 'pycocotools'],
-    'seg': ['mmcv>=2.0.0', 'mmsegmentation>=1.0.0', 'ftfy'],
-    'pretrain': ['mmcv>=2.0.0', 'mmpretrain>=1.0.0'],
+    'lite': ['mmcv-lite>=2.0.0,<2.2'],
+    'full': ['mmcv>=2.0.0,<2.2'],
+    'det': ['mmdet>=3.0.0', 'pycocotools'],
+    'seg': ['mmsegmentation>=1.0.0', 'ftfy'],
+    'pretrain': ['mmpretrain>=1.0.0'],
     'demo': ['pycocotools', 'scikit-learn'],
     'plot': ['matplotlib'],
     'cityscapes': ['cityscapesscripts'],
@@ -25,7 +30,9 @@ EXTRAS = {
     'tests': ['pytest>=7.0'],
     'dev': ['pre-commit', 'ruff'],
 }
-EXTRAS['all'] = sorted({name for group in EXTRAS.values() for name in group})
+EXTRAS['all'] = sorted(
+    {name for key in EXTRAS if key != 'full' for name in EXTRAS[key]}
+)
 
 
 class BuildWithConfigs(build_py):
@@ -64,11 +71,21 @@ setup(
     long_description_content_type='text/markdown',
     author='sn_mm authors',
     license='Apache-2.0',
+    # beside the package: the start of the interpreter imports it alone
+    py_modules=['sn_mm_ops'],
     packages=find_packages(include=['sn_mm', 'sn_mm.*']),
     package_data={'sn_mm': ['**/*.c', '**/*.h']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
-    install_requires=['torch>=2.0', 'mmengine>=0.10.0', 'numpy'],
+    install_requires=[
+        'torch>=2.0',
+        'mmengine>=0.10.0',
+        'numpy',
+        'setuptools<81',  # mmengine imports pkg_resources
+    ],
+    entry_points={
+        'console_scripts': ['sn-mm-doctor = sn_mm.doctor.__main__:main']
+    },
     extras_require=EXTRAS,
     classifiers=[
         'Development Status :: 4 - Beta',
@@ -81,6 +98,7 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],

@@ -9,20 +9,22 @@ CHECKPOINT with other running statistics; everything else in it stays. With
     python tools/batch_average.py CONFIG sn://FILE OUT --num-samples 50000
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+# the modules beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import sn_mm
-from sn_mm import cli
-from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.recalibrate import BatchAverage
-from sn_mm.recalibrate.fresh_loader import batches_for
+from arguments import (
+    add_common_arguments,
+    add_config_argument,
+    export_local_rank,
+)
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -30,7 +32,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli.add_config_argument(parser)
+    add_config_argument(parser)
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
@@ -55,18 +57,32 @@ def parse_args(args: list | None) -> argparse.Namespace:
         action='store_true',
         help="average E[x^2] instead of the variance, as the authors' code",
     )
-    cli.add_common_arguments(parser)
+    add_common_arguments(parser)
     parsed = parser.parse_args(args)
     if parsed.num_samples < 1:
         parser.error('--num-samples must be at least 1')
     return parsed
 
 
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+import sn_mm
+from sn_mm import cli
+from sn_mm.checkpoints.writer import check_destination, write_checkpoint
+from sn_mm.recalibrate import BatchAverage
+from sn_mm.recalibrate.fresh_loader import batches_for
+
+
 @cli.command()
 def main(args: list | None = None) -> None:
     """Average."""
     args = parse_args(args)
-    cli.export_local_rank(args.local_rank)
+    export_local_rank(args.local_rank)
     out = Path(args.out)
     cfg = cli.load_config(
         args.config, args.cfg_options, args.work_dir, args.launcher

@@ -13,19 +13,15 @@ tells the time left. --quick is done in less than a minute, to see that all
 works: few rounds, small inputs, not for figures to quote.
 """
 
+# ruff: noqa: E402
+
 import argparse
 import math
 import sys
 from pathlib import Path
 
-import torch
-
-from sn_mm import cli
-
 # the package beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from benchmarks import compiled, inference, layers, report, steps
 
 QUICK_NORMS = ['SN', 'BN', 'GN']
 QUICK_VALUES = 4_000_000
@@ -50,9 +46,8 @@ def parse_args(args: list | None = None):
         '--norms',
         nargs='+',
         metavar='NORM',
-        help=f'for layers out of {", ".join(layers.NORMS)}; for whole steps '
-        f'and backbones out of {", ".join(steps.NORM_CFGS)}, for backbones '
-        f'also {compiled.WITHOUT!r}',
+        help='names, such as SN, BN and GN; any other is answered with the '
+        "list. For backbones also 'no norm'",
     )
     parser.add_argument(
         '--mode', choices=['train', 'eval'], help='(default: train)'
@@ -102,6 +97,16 @@ def defaults(parsed) -> dict:
         images=2 if parsed.what == 'segmentor' else 1,
         norms=norms.get(parsed.what, ['SN', 'GN']),
     )
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+import torch
+
+from benchmarks import compiled, inference, layers, report, steps
+from sn_mm import cli
 
 
 def run_layers(args) -> list[dict]:

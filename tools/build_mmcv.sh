@@ -61,6 +61,6 @@ print(torch.__version__, sys.implementation.cache_tag,
     rm -rf "$cache"
     mv "$cache.building" "$cache"
   fi
-  step "$2 from $cache" "$1" -m pip install -q --no-deps --no-index \
+  step "$2 from $cache" "$1" -m pip install -qq --no-deps --no-index \
     --force-reinstall "$cache"/*.whl
 }

@@ -14,15 +14,18 @@ Files can also be used without converting them: sn://SRC wherever a config
 takes a checkpoint. docs/checkpoints.md has the table of layouts.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 
-from sn_mm import cli
-from sn_mm.checkpoints.files import TARGETS, convert_source
-from sn_mm.checkpoints.writer import check_destination, write_checkpoint
+_TARGETS = (
+    *('mmdet', 'mmseg', 'mmpretrain', 'torchvision'),
+    *('backbone', 'model', 'public'),
+)
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -40,7 +43,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--to',
-        choices=TARGETS,
+        choices=_TARGETS,
         default='mmdet',
         help='names of the new file: mmdet or mmseg (backbones without a '
         'prefix, detectors and segmentors whole; the default), backbone, '
@@ -61,6 +64,15 @@ def parse_args(args: list | None) -> argparse.Namespace:
     if parsed.dst is None and not parsed.dry_run:
         parser.error('DST is missing (or give --dry-run)')
     return parsed
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from sn_mm import cli
+from sn_mm.checkpoints.files import convert_source
+from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 
 
 @cli.command()

@@ -8,6 +8,8 @@ before. Layers that are still soft stay as they are; --harden hardens first.
     python tools/fold.py CONFIG CHECKPOINT --harden --onnx folded
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
@@ -15,13 +17,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
+# the modules beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import sn_mm
-from sn_mm import cli
-from sn_mm.deploy.onnx import export_onnx, parts_of, relative_error
-from sn_mm.surgery import fold_with_report
-from sn_mm.surgery.harden import FINETUNE
+from arguments import add_common_arguments, add_config_argument
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -29,7 +28,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli.add_config_argument(parser)
+    add_config_argument(parser)
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='.pth file, or sn://FILE'
     )
@@ -49,8 +48,21 @@ def parse_args(args: list | None) -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='of the images, pixels (default: 256 256)',
     )
-    cli.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args(args)
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+import torch
+
+import sn_mm
+from sn_mm import cli
+from sn_mm.deploy.onnx import export_onnx, parts_of, relative_error
+from sn_mm.surgery import fold_with_report
+from sn_mm.surgery.harden import FINETUNE
 
 
 @torch.no_grad()

@@ -14,24 +14,13 @@ folded.
     python tools/harden.py SRC --dry-run
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-
-from sn_mm import cli
-from sn_mm.anatomy.ratios import LayerRatios
-from sn_mm.checkpoints import CheckpointError
-from sn_mm.checkpoints.weights import read_weights
-from sn_mm.checkpoints.writer import check_destination, write_checkpoint
-from sn_mm.surgery.harden import (
-    FINETUNE,
-    describe,
-    harden_state,
-    undecided,
-)
-from sn_mm.utils import text_table
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -54,6 +43,24 @@ def parse_args(args: list | None) -> argparse.Namespace:
     if parsed.dst is None and not parsed.dry_run:
         parser.error('DST is missing (or give --dry-run)')
     return parsed
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from sn_mm import cli
+from sn_mm.anatomy.ratios import LayerRatios
+from sn_mm.checkpoints import CheckpointError
+from sn_mm.checkpoints.weights import read_weights
+from sn_mm.checkpoints.writer import check_destination, write_checkpoint
+from sn_mm.surgery.harden import (
+    FINETUNE,
+    describe,
+    harden_state,
+    undecided,
+)
+from sn_mm.utils import text_table
 
 
 def table(layers: list[LayerRatios]) -> str:

@@ -12,6 +12,8 @@ x images, as options of tools/train.py (--auto-scale-lr does no more than the
 learning rate).
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
@@ -20,23 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sn_mm import cli
-
-# the package beside this file, also where another program imports it
+# the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from catalog import (
-    CatalogError,
-    Entry,
-    Schedule,
-    read_entries,
-    read_paper,
-    schedule_for,
-    write_catalog,
-)
-from catalog.markdown import table
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -76,6 +63,25 @@ def _batch(text: str) -> tuple[int, int]:
             f'{text!r} is not GPUS x IMAGES, as 8x2'
         )
     return int(match[1]), int(match[2])
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from catalog import (
+    CatalogError,
+    Entry,
+    Schedule,
+    read_entries,
+    read_paper,
+    schedule_for,
+    write_catalog,
+)
+from catalog.markdown import table
+from sn_mm import cli
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @cli.command(CatalogError)

@@ -8,6 +8,8 @@ of a step on many GPUs from latencies and bandwidths that are assumptions.
 Prints the tables of docs/scaling.md.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
@@ -17,6 +19,45 @@ import time
 from collections import Counter
 from importlib import import_module
 from typing import Callable, NamedTuple
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--processes',
+        type=int,
+        nargs='+',
+        default=[2, 4],
+        metavar='N',
+        help='numbers of processes to measure with (default: 2 4)',
+    )
+    parser.add_argument(
+        '--repeats',
+        type=int,
+        default=500,
+        metavar='N',
+        help='measurements of each; medians are given (default: 500)',
+    )
+    parser.add_argument(
+        '--gpus',
+        type=int,
+        nargs='+',
+        default=[8, 64, 512],
+        metavar='N',
+        help='numbers of GPUs to calculate for (default: 8 64 512)',
+    )
+    args = parser.parse_args()
+    if min(args.processes) < 2:
+        parser.error('--processes: one process has nobody to wait for')
+    return args
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args()
 
 import torch
 import torch.distributed as dist
@@ -289,36 +330,7 @@ def print_shares(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        '--processes',
-        type=int,
-        nargs='+',
-        default=[2, 4],
-        metavar='N',
-        help='numbers of processes to measure with (default: 2 4)',
-    )
-    parser.add_argument(
-        '--repeats',
-        type=int,
-        default=500,
-        metavar='N',
-        help='measurements of each; medians are given (default: 500)',
-    )
-    parser.add_argument(
-        '--gpus',
-        type=int,
-        nargs='+',
-        default=[8, 64, 512],
-        metavar='N',
-        help='numbers of GPUs to calculate for (default: 8 64 512)',
-    )
-    args = parser.parse_args()
-    if min(args.processes) < 2:
-        parser.error('--processes: one process has nobody to wait for')
+    args = parse_args()
     calls = {}
     for name, plan in MODELS_TO_COUNT.items():
         calls[name] = norm_calls(plan)

@@ -18,18 +18,13 @@ the work folder of a run. Pictures are written as PNG, SVG and PDF; the numbers
 are summarized on the terminal.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-
-import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import cli
-from sn_mm.analysis import numbers, snapshots, summary
-from sn_mm.analysis.snapshots import Snapshot, Source
-from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
-from sn_mm.utils import write_json
 
 _HARD_COUNT = 4
 
@@ -67,7 +62,6 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '--bins',
         nargs='*',
         type=float,
-        default=list(numbers.BINS),
         metavar='PIXELS',
         help='where groups of receptive fields begin (default: 49 299)',
     )
@@ -76,6 +70,18 @@ def parse_args(args: list | None) -> argparse.Namespace:
     )
     parser.add_argument('--json', metavar='FILE', help='write the numbers')
     return parser.parse_args(args)
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import cli
+from sn_mm.analysis import numbers, snapshots, summary
+from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
+from sn_mm.utils import write_json
 
 
 def layers_of_config(path: str) -> list[LayerInfo]:
@@ -106,7 +112,8 @@ def picked(source: Source, at: list[int] | None, count: int) -> list[Snapshot]:
 def numbers_of(args: argparse.Namespace, sources: list[Source]):
     """What to draw, to write down and to summarize."""
     if args.kind == 'time':
-        return [numbers.time_numbers(s, args.bins) for s in sources]
+        bins = numbers.BINS if args.bins is None else args.bins
+        return [numbers.time_numbers(s, bins) for s in sources]
     count = 1
     if args.kind == 'hard' and len(sources) == 1:
         count = _HARD_COUNT

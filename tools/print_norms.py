@@ -10,22 +10,18 @@ against. Builds the model; needs no data and starts no training.
     python tools/print_norms.py CONFIG --init-weights --json norms.json
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from torch import nn
+# the modules beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import cli
-from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
-from sn_mm.anatomy import find_norms
-from sn_mm.anatomy.example import ExampleError
-from sn_mm.anatomy.trace import trace_norms
-from sn_mm.utils import write_json
+from arguments import add_common_arguments, add_config_argument
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -33,7 +29,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli.add_config_argument(parser)
+    add_config_argument(parser)
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='show the ratios of these weights'
     )
@@ -59,8 +55,25 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '(default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help='write the table there')
-    cli.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args(args)
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import cli
+from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
+from sn_mm.anatomy import find_norms
+from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.trace import trace_norms
+from sn_mm.utils import write_json
 
 
 def fill(model: nn.Module, args: argparse.Namespace) -> bool:

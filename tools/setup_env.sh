@@ -87,7 +87,7 @@ find_python() { # STACK VERSIONS
 # file installs something else from the same requirements.
 env_key() { # PYTHON STACK MMCV
   {
-    printf '%s\n' 2 "$SN_MM_ROOT" "$2" "$3" "${SN_MM_TORCH_PIP_ARGS:-}"
+    printf '%s\n' 3 "$SN_MM_ROOT" "$2" "$3" "${SN_MM_TORCH_PIP_ARGS:-}"
     "$1" -VV
     cat "$SN_MM_ROOT/requirements/libraries.txt" \
       "$SN_MM_ROOT/requirements/$2"/*.txt
@@ -100,7 +100,7 @@ env_key() { # PYTHON STACK MMCV
 make_env() { # BASE_PYTHON VENV STACK MMCV
   local python="$2/bin/python" pip torch_args
   local files="$SN_MM_ROOT/requirements/$3"
-  pip=("$python" -m pip --disable-pip-version-check install -q --no-compile)
+  pip=("$python" -m pip --disable-pip-version-check install -qq --no-compile)
   read -r -a torch_args <<<"${SN_MM_TORCH_PIP_ARGS:-}"
   echo "Setting up $2"
   rm -rf "$2"

@@ -5,14 +5,22 @@ Takes the configs and the arguments of mmdet's and mmseg's own tools/test.py.
 SN and its relatives are registered, also for a config without custom_imports.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import cli
-from sn_mm.checkpoints.foreign import other_norms_refused
+# the modules beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from arguments import (
+    add_common_arguments,
+    add_config_argument,
+    export_local_rank,
+)
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -20,7 +28,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli.add_config_argument(parser)
+    add_config_argument(parser)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='.pth file')
     parser.add_argument(
         '--out',
@@ -46,15 +54,24 @@ def parse_args(args: list | None) -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='augment the test images'
     )
-    cli.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args(args)
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import cli
+from sn_mm.checkpoints.foreign import other_norms_refused
 
 
 @cli.command()
 def main(args: list | None = None) -> None:
     """Test."""
     args = parse_args(args)
-    cli.export_local_rank(args.local_rank)
+    export_local_rank(args.local_rank)
     pictures = None
     cfg = cli.load_config(
         args.config, args.cfg_options, args.work_dir, args.launcher

@@ -32,11 +32,11 @@ add_test_libraries() {
   export SN_MM_OLD_TRITON="$prefix/old_triton"
   cmp -s <(test_requirements) "$stamp" && return
   echo '  installing libraries of the tests (half a minute)'
-  "$PYTHON" -m pip install -q --no-deps -r "$files/tests.txt"
+  "$PYTHON" -m pip install -qq --no-deps -r "$files/tests.txt"
   "$PYTHON" -c 'import triton' 2>/dev/null ||
-    "$PYTHON" -m pip install -q --no-deps -r "$files/triton.txt"
+    "$PYTHON" -m pip install -qq --no-deps -r "$files/triton.txt"
   rm -rf "$SN_MM_OLD_TRITON"
-  "$PYTHON" -m pip install -q --no-deps -r "$files/old_triton.txt" \
+  "$PYTHON" -m pip install -qq --no-deps -r "$files/old_triton.txt" \
     --target "$SN_MM_OLD_TRITON"
   test_requirements >"$stamp"
 }

@@ -5,13 +5,22 @@ Takes the configs and the arguments of mmdet's and mmseg's own tools/train.py.
 SN and its relatives are registered, also for a config without custom_imports.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-import sn_mm  # noqa: F401  (registers the layers)
-from sn_mm import cli
+# the modules beside this file, also where another program imports it
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from arguments import (
+    add_common_arguments,
+    add_config_argument,
+    export_local_rank,
+)
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -19,7 +28,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cli.add_config_argument(parser)
+    add_config_argument(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -38,15 +47,23 @@ def parse_args(args: list | None) -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate to this run's batch size",
     )
-    cli.add_common_arguments(parser)
+    add_common_arguments(parser)
     return parser.parse_args(args)
+
+
+if __name__ == '__main__':
+    # Help and wrong arguments are answered before PyTorch is imported.
+    parse_args(None)
+
+import sn_mm  # noqa: F401  (registers the layers)
+from sn_mm import cli
 
 
 @cli.command()
 def main(args: list | None = None) -> None:
     """Train."""
     args = parse_args(args)
-    cli.export_local_rank(args.local_rank)
+    export_local_rank(args.local_rank)
     cfg = cli.load_config(
         args.config, args.cfg_options, args.work_dir, args.launcher
     )

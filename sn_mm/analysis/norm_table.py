@@ -11,10 +11,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sn_mm.anatomy.components import component_of, in_order, label
-from sn_mm.anatomy.norms import find_norms, is_plain_norm, num_channels
+from sn_mm.anatomy.norms import (
+    find_norms,
+    has_ratios,
+    is_plain_norm,
+    num_channels,
+)
 from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
 from sn_mm.layers import SyncSN
-from sn_mm.layers.switchable import SwitchNorm
 from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
@@ -55,7 +59,7 @@ def norm_rows(
         decay: weight decay of each parameter that is optimized.
     """
     norms = find_norms(model)
-    switch = {n: m for n, m in norms.items() if isinstance(m, SwitchNorm)}
+    switch = {n: m for n, m in norms.items() if has_ratios(m)}
     ratios = {}
     if switch:
         ratios = {r.name: r for r in ratio_layers(switch)}
@@ -95,7 +99,7 @@ def _some(names, parameters) -> str:
 
 def _kind(module: nn.Module) -> str:
     name = type(module).__name__
-    if isinstance(module, SwitchNorm) and module.hard_ratios:
+    if has_ratios(module) and module.hard_ratios:
         name += ', hard'
     if isinstance(module, nn.GroupNorm):
         name += f'({module.num_groups})'
@@ -107,7 +111,7 @@ def _kind(module: nn.Module) -> str:
 def _uses_own_batch(module: nn.Module) -> bool:
     if isinstance(module, SyncSN) or not module.training:
         return False
-    if isinstance(module, SwitchNorm):
+    if has_ratios(module):
         return 'bn' in module.statistics and not module.bn_eval
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm

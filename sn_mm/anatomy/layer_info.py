@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from sn_mm.layers.switchable import SwitchNorm
-
 from .components import component_of, label
 from .example import ExampleError
+from .norms import has_ratios
 from .ratios import LayerRatios
 from .trace import trace_norms
 
@@ -98,9 +97,7 @@ def infos_of_model(
         model: see :func:`trace_norms`.
         size: side of the example image, pixels.
     """
-    layers = {
-        n: m for n, m in model.named_modules() if isinstance(m, SwitchNorm)
-    }
+    layers = {n: m for n, m in model.named_modules() if has_ratios(m)}
     seen, note = {}, ''
     try:
         seen = trace_norms(model, layers, size)

@@ -121,6 +121,11 @@ def dimension(cls: type) -> int | None:
     return None
 
 
+def has_ratios(module: nn.Module) -> bool:
+    """Whether a layer learned shares of several statistics, as SN does."""
+    return isinstance(module, RowNorm) and bool(module.statistics)
+
+
 def has_batch_statistics(module: nn.Module) -> bool:
     """Whether a plain norm normalizes with statistics of the batch."""
     if isinstance(module, RowNorm):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sn_mm.functional.sparsestmax import sparsestmax
 from sn_mm.layers.hard import RATIOS
-from sn_mm.layers.switchable import SwitchNorm
+
+from .norms import has_ratios
 
 KINDS = ('mean', 'var')
 # Checkpoints do not name their statistics; these are the usual ones.
@@ -84,9 +85,7 @@ def ratios_of_model(model: nn.Module) -> list[LayerRatios]:
     Raises:
         ValueError: if there is none.
     """
-    layers = {
-        n: m for n, m in model.named_modules() if isinstance(m, SwitchNorm)
-    }
+    layers = {n: m for n, m in model.named_modules() if has_ratios(m)}
     if not layers:
         raise ValueError(
             f'{type(model).__name__} has no SN layer; build it with '

@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from torch import nn
 
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.anatomy.norms import has_ratios
 
 from .layouts import Layout
 from .resnet import DEPTHS, STAGES
@@ -55,7 +55,7 @@ def component(name: str) -> str:
 def _norms(modules: Modules, layout: Layout, name: Name) -> Iterator[str]:
     for layer in _layers(layout, 'mean_weight', name):
         module, where = modules.get(layer), component(layer)
-        if isinstance(module, SwitchNorm):
+        if has_ratios(module):
             yield from _norm(module, layout, where)
         elif not _has_switchable(modules, layer):
             yield (
@@ -83,14 +83,10 @@ def _layers(layout: Layout, leaf: str, name: Name) -> Iterator[str]:
 def _has_switchable(modules: Modules, layer: str) -> bool:
     """Whether the component has SN somewhere, so that others report."""
     head = layer.split('.')[0] if '.' in layer else ''
-    return any(
-        isinstance(m, SwitchNorm)
-        for k, m in modules.items()
-        if k.startswith(head)
-    )
+    return any(has_ratios(m) for k, m in modules.items() if k.startswith(head))
 
 
-def _norm(module: SwitchNorm, layout: Layout, where: str) -> Iterator[str]:
+def _norm(module: nn.Module, layout: Layout, where: str) -> Iterator[str]:
     wanted = layout.norm
     if module.statistics != wanted.statistics or module.ratio_groups != 1:
         yield (

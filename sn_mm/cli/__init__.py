@@ -1,16 +1,11 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What tools/train.py and tools/test.py are made of.
 
-From a command line to a Runner, in both toolboxes: arguments, configs, checks
-of what a config needs, and the switches of training and testing. Nothing here
-is imported by ``import sn_mm``.
+From a config to a Runner, in both toolboxes: configs, checks of what a config
+needs, and the switches of training and testing. Arguments are the tools' own
+(tools/arguments.py). Nothing here is imported by ``import sn_mm``.
 """
 
-from .arguments import (
-    add_common_arguments,
-    add_config_argument,
-    export_local_rank,
-)
 from .checks import check_checkpoint, check_data, check_starts
 from .commands import command
 from .configs import build_runner, load_config, register_toolbox
@@ -28,8 +23,6 @@ from .weights import load_weights, put_weights
 
 __all__ = [
     'LaunchError',
-    'add_common_arguments',
-    'add_config_argument',
     'build_model',
     'build_runner',
     'check_checkpoint',
@@ -41,7 +34,6 @@ __all__ = [
     'enable_amp',
     'enable_auto_scale_lr',
     'enable_tta',
-    'export_local_rank',
     'hush_model_building',
     'load_config',
     'load_weights',

@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from sn_mm.patches.cpu_processes import cpu_processes
+from sn_mm.patches.own_configs import configs_folder
 
 from .errors import LaunchError
 from .quiet import without_packaging_warnings
@@ -66,8 +67,12 @@ def _file_of(path: str) -> str:
                 f"'{toolbox}' of config {path} is not installed; use 'mmdet' "
                 "or 'mmseg', or install it"
             )
-        folder = found.submodule_search_locations[0]
-        path = osp.join(folder, '.mim', 'configs', name)
+        folder = osp.join(
+            found.submodule_search_locations[0], '.mim', 'configs'
+        )
+        if toolbox == 'sn_mm':
+            folder = configs_folder()
+        path = osp.join(folder, name)
     if not osp.isfile(path):
         raise LaunchError(
             f'config {path} not found; name a config file, such as '

@@ -258,8 +258,8 @@ class CocoView:
         found = []
         if unknown:
             found.append(
-                f'no category is called {join_names(unknown)}, as metainfo says: '
-                'such a class is never learned, and the labels of the '
+                f'no category is called {join_names(unknown)}, as metainfo '
+                'says: such a class is never learned, and the labels of the '
                 'classes after it move up'
             )
         elif len(names) == len(self.classes) and names != list(self.classes):
@@ -284,8 +284,8 @@ class CocoView:
             boxes = sum(counts[i] for i in left_out)
             found.append(
                 'metainfo lacks the categories '
-                f'{join_names(str(names[i]) for i in left_out)}: their {boxes} '
-                'boxes are not learned'
+                f'{join_names(str(names[i]) for i in left_out)}: their '
+                f'{boxes} boxes are not learned'
             )
         if strange:
             boxes = sum(counts[i] for i in strange)

@@ -89,7 +89,7 @@ def fix_import(outcome: Outcome, reinstall: str) -> str:
 
 def check_python() -> Finding:
     text = f'{platform.python_version()}, {sys.executable}'
-    if sys.version_info < (3, 9):
+    if tuple(sys.version_info[:2]) < (3, 9):
         fix = 'sn_mm needs Python 3.9 or newer.'
         return Finding('python', text, 'misfit', fix)
     return Finding('python', text)

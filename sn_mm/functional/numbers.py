@@ -205,8 +205,8 @@ def register_fused(
 
     Args:
         implementation: name of the sweeps beside which they run.
-        numbers: has the methods of :class:`AnyRule`, and ``is_usable(device)``,
-            whether the kernels work there.
+        numbers: has the methods of :class:`AnyRule`, and
+            ``is_usable(device)``, whether the kernels work there.
     """
     _fused[rule, implementation] = numbers
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sn_mm.distributed.gather import gather_moments, merge_parts
+from sn_mm.distributed.waiting import waiting_for_others
 from sn_mm.kernels.fused import switch_driven
 from sn_mm.kernels.fused.switch import Switch
 from sn_mm.kernels.layout import cast, is_worth_keeping
@@ -103,7 +104,8 @@ class SwitchNumbers(AnyRule):
         def exchange(own: Tensor) -> Tensor:
             total = pools[self.rule.statistics.index('bn')][2:]
             own = own.contiguous()
-            dist.all_reduce(own, group=self.rule.process_group)
+            with waiting_for_others(own.shape[-1]):
+                dist.all_reduce(own, group=self.rule.process_group)
             return own * (self.size / total.clamp(min=1))
 
         factors, *d_params = self._module().backward(

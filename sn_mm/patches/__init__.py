@@ -12,6 +12,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
   cityscapesscripts is installed.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
+- :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
 - :mod:`.foreign_norms`: the same, for state dicts of other norms.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
@@ -31,6 +32,7 @@ from .fusion import refuse_fusion
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
+from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
 from .radius_watch import watch_radius
 from .start_watch import watch_starts
@@ -42,6 +44,7 @@ def apply() -> None:
     sn_mm_ops.serve()
     register_local_loader()
     name_onedl_packages()
+    read_own_configs()
     restore_in1d()
     watch_sync_bn()
     fill_models()
@@ -56,6 +59,7 @@ __all__ = [
     'apply',
     'fill_models',
     'name_onedl_packages',
+    'read_own_configs',
     'refuse_fusion',
     'register_local_loader',
     'register_pretrained',

@@ -24,8 +24,7 @@ from mmengine.logging import print_log
 from mmengine.model import utils as mmengine_model_utils
 from torch import nn
 
-from sn_mm.layers import SyncSN
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.layers import RowNorm
 
 _NAME = 'convert_sync_batchnorm'
 # Conversion recurses through its own public name, and RTMDet's comes before
@@ -85,9 +84,9 @@ def tell_about_sync_sn(model: nn.Module) -> int:
 def _is_local(module: nn.Module) -> bool:
     """Whether BN statistics are taken, over this process's batch alone."""
     return (
-        isinstance(module, SwitchNorm)
-        and not isinstance(module, SyncSN)
-        and 'bn' in module.statistics
+        isinstance(module, RowNorm)
+        and module.uses_batch_statistics
+        and not module.is_synchronized
         and not module.bn_eval
     )
 

@@ -16,11 +16,10 @@ from torch import nn
 
 from sn_mm.anatomy.components import component_of
 from sn_mm.anatomy.example import ExampleError
-from sn_mm.anatomy.norms import find_norms, is_plain_norm
+from sn_mm.anatomy.norms import find_norms, has_ratios, is_plain_norm
 from sn_mm.anatomy.trace import NormTrace, trace_norms
 from sn_mm.layers import SN1d, SN2d, SN3d
 from sn_mm.layers.hard import RATIOS, pick_ratios
-from sn_mm.layers.switchable import SwitchNorm
 
 from .channel_affine import ChannelAffine
 from .convert_norm import _HOOKS, _replace
@@ -68,9 +67,7 @@ def fold_with_report(
 ) -> tuple[nn.Module, FoldReport]:
     """:func:`fold`, with an account of every layer."""
     layers = {
-        name: m
-        for name, m in find_norms(model).items()
-        if isinstance(m, SwitchNorm)
+        name: m for name, m in find_norms(model).items() if has_ratios(m)
     }
     _check_hard(model, layers)
     try:

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from sn_mm.anatomy.norms import Rules, find_norms
+from sn_mm.anatomy.norms import Rules, find_norms, has_ratios
 from sn_mm.anatomy.ratios import (
     UNDECIDED,
     LayerRatios,
@@ -23,7 +23,6 @@ from sn_mm.anatomy.ratios import (
     ratios_of_state,
 )
 from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
-from sn_mm.layers.switchable import SwitchNorm
 from sn_mm.utils import join_names
 
 FINETUNE = (
@@ -74,7 +73,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if isinstance(m, SwitchNorm)
+        if has_ratios(m)
     }
     if not layers:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from mmcv.cnn import fuse_conv_bn
 from torch import nn
 
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.anatomy.norms import has_ratios
 from sn_mm.surgery import fold, harden
 from sn_mm.utils import progress_bar
 
@@ -92,7 +92,7 @@ def _models(shares: tuple[float, ...]) -> dict[str, nn.Module]:
 
 def choose(model: nn.Module, share: float) -> nn.Module:
     """Hard ratios: ``share`` of the layers, evenly spread, BN for both."""
-    layers = [m for m in model.modules() if isinstance(m, SwitchNorm)]
+    layers = [m for m in model.modules() if has_ratios(m)]
     others = itertools.cycle(_OTHERS)
     for index, layer in enumerate(layers):
         whole = int((index + 1) * share) > int(index * share)
@@ -124,7 +124,7 @@ def _forward(
 def _count(model: nn.Module) -> int:
     """Layers that still do something to a map."""
     return sum(
-        'Norm' in type(m).__name__ or isinstance(m, SwitchNorm)
+        'Norm' in type(m).__name__ or has_ratios(m)
         for m in model.modules()
         if not next(m.children(), None)
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 
-from sn_mm.layers.switchable import SwitchNorm
+from sn_mm.anatomy.norms import has_ratios
 
 
 @MODELS.register_module()
@@ -29,6 +29,6 @@ class DetectronResNet(ResNet):
         super().__init__(*args, **kwargs)
         for stage in batch_stats_stages:
             for module in getattr(self, f'layer{stage}').modules():
-                if isinstance(module, SwitchNorm):
+                if has_ratios(module):
                     # the buffers stay, so that state dicts do not change
                     module.track_running_stats = False

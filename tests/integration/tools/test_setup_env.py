@@ -12,8 +12,6 @@ import pytest
 
 from tests.paths import ROOT
 
-CPYTHON = f'cp{sys.version_info[0]}{sys.version_info[1]}'
-
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='needs bash')
 
 
@@ -24,7 +22,7 @@ def shell(
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(('SN_MM_', 'CUDA_', 'TORCH_CUDA', 'CXX'))
+        if not name.startswith(('SN_MM_', 'CXX'))
     }
     environment.update({k: str(v) for k, v in variables.items()})
     if path is not None:
@@ -67,61 +65,40 @@ def python_stub(path: Path, version: str, venv: bool = True) -> Path:
     """Writes a command that answers as a Python of a version does."""
     return write_command(
         path,
-        f'case $2 in *ensurepip*) exit {0 if venv else 1};; esac\n'
+        f'case $2 in *ensurepip*) {"" if venv else "exit 1"};; esac\n'
         f'echo {version}',
     )
 
 
-def gpu_stubs(folder: Path, nvcc: str | None) -> dict:
-    """Puts a GPU, and nvcc of a release, into a folder for PATH."""
-    write_command(
-        folder / 'bin' / 'nvidia-smi',
-        'case $1 in -L) echo "GPU 0: A100";; *) echo 8.0; echo 8.0;; esac',
-    )
-    if nvcc is None:
-        return {'CUDA_HOME': folder / 'none'}
-    write_command(
-        folder / 'bin' / 'nvcc',
-        f'echo "Cuda compilation tools, release {nvcc}, V{nvcc}.1"',
-    )
-    (folder / 'include').mkdir(exist_ok=True)
-    (folder / 'include' / 'cuda_runtime.h').touch()
-    return {'CUDA_HOME': folder}
-
-
-def torch_stub(path: Path, cuda: str) -> Path:
-    """Writes a Python whose torch was built with a version of CUDA."""
-    return write_command(path, f'echo {cuda}')
-
-
 # --- which interpreter
 
+OFFICIAL = "find_python official '3.11 3.12 3.10 3.9'"
+CLASSIC = "find_python classic '3.10 3.9 3.11'"
 
-def test_refuses_unknown_stack():
-    message = error('find_python nightly')
+
+def test_refuses_unknown_stack_and_unknown_mmcv():
+    message = error('setup_env', SN_MM_STACK='nightly')
     assert "'nightly'" in message and 'official, onedl or classic' in message
+    message = error('setup_env', SN_MM_MMCV='full')
+    assert "'full'" in message and 'lite or compiled' in message
 
 
 def test_refuses_python_that_does_not_run(tmp_path):
     shim = write_command(tmp_path / 'python3.10', 'exit 127')
-    message = error('find_python official', SN_MM_PYTHON=shim)
-    assert f'{shim} does not run' in message
+    message = error(OFFICIAL, SN_MM_PYTHON=shim)
+    assert f'SN_MM_PYTHON={shim} does not run' in message
 
 
-@pytest.mark.parametrize(
-    'stack, version',
-    [('official', '3.8'), ('official', '3.13'), ('onedl', '3.9')],
-)
-def test_refuses_python_out_of_range(tmp_path, stack, version):
+@pytest.mark.parametrize('version', ['3.8', '3.13'])
+def test_refuses_python_out_of_range(tmp_path, version):
     python = python_stub(tmp_path / 'python', version)
-    message = error(f'find_python {stack}', SN_MM_PYTHON=python)
+    message = error(OFFICIAL, SN_MM_PYTHON=python)
     assert f'is Python {version}' in message and '3.10' in message
 
 
 def test_refuses_python_without_venv(tmp_path):
     python = python_stub(tmp_path / 'python', '3.11', venv=False)
-    message = error('find_python official', SN_MM_PYTHON=python)
-    assert 'python3.11-venv' in message
+    assert 'python3-venv' in error(OFFICIAL, SN_MM_PYTHON=python)
 
 
 def test_passes_over_pythons_that_will_not_do(tmp_path):
@@ -129,32 +106,21 @@ def test_passes_over_pythons_that_will_not_do(tmp_path):
     write_command(tmp_path / 'python3', 'exit 127')
     python_stub(tmp_path / 'python3.11', '3.13')
     python_stub(tmp_path / 'python3.12', '3.12', venv=False)
-    good = python_stub(tmp_path / 'python3.10', '3.10')
-    found = output(
-        'PATH=$PYTHONS; find_python official',
-        PYTHONS=tmp_path,
-        PYENV_ROOT=tmp_path,
-    )
-    assert found == str(good)
-
-
-def test_classic_looks_for_its_own_python_first(tmp_path):
-    python_stub(tmp_path / 'python3', '3.11')
-    python_stub(tmp_path / 'python3.9', '3.9')
     python_stub(tmp_path / 'python3.10', '3.10')
-    both = 'PATH=$PYTHONS; find_python classic; find_python official'
-    found = output(both, PYTHONS=tmp_path, PYENV_ROOT=tmp_path).splitlines()
-    assert [Path(p).name for p in found] == ['python3.10', 'python3']
+    found = output(
+        f'PATH=$PYTHONS; {OFFICIAL}', PYTHONS=tmp_path, PYENV_ROOT=tmp_path
+    )
+    assert found == 'python3.10'
 
 
 def test_finds_pythons_of_pyenv(tmp_path):
     python = tmp_path / 'a b' / 'versions' / '3.10.2' / 'bin' / 'python'
     python_stub(python, '3.10')
     # what PATH has is another version, and a shim that does not run
-    python_stub(tmp_path / 'python3.11', '3.11')
+    python_stub(tmp_path / 'python3.11', '3.14')
     write_command(tmp_path / 'python3.10', 'exit 127')
     found = output(
-        'PATH=$PYTHONS; find_python classic',
+        f'PATH=$PYTHONS; {CLASSIC}',
         PYTHONS=tmp_path,
         PYENV_ROOT=tmp_path / 'a b',
     )
@@ -163,7 +129,7 @@ def test_finds_pythons_of_pyenv(tmp_path):
 
 def test_no_python_is_one_clear_error(tmp_path):
     message = error(
-        'PATH=$EMPTY; find_python onedl', EMPTY=tmp_path, PYENV_ROOT=tmp_path
+        f'PATH=$EMPTY; {OFFICIAL}', EMPTY=tmp_path, PYENV_ROOT=tmp_path
     )
     assert '3.11 3.12 3.10' in message and 'SN_MM_PYTHON' in message
 
@@ -171,20 +137,19 @@ def test_no_python_is_one_clear_error(tmp_path):
 # --- the key that says whether an environment is still good
 
 
-def env_key(stack: str = 'official', **variables: object) -> str:
-    key = output(f'env_key {stack} "$BASE"', BASE=sys.executable, **variables)
-    assert len(key) == 64
-    return key
+def env_key(words: str = 'official lite', **variables: object) -> str:
+    return output(f'env_key "$BASE" {words}', BASE=sys.executable, **variables)
 
 
 def test_env_key_follows_what_is_installed():
     keys = [
         env_key(),
-        env_key('onedl'),
+        env_key('official compiled'),
+        env_key('onedl lite'),
         env_key(SN_MM_TORCH_PIP_ARGS='--index-url https://example.org'),
     ]
     assert keys[0] == env_key()
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
 
 
 def test_env_key_follows_requirements_and_place(tmp_path):
@@ -192,7 +157,7 @@ def test_env_key_follows_requirements_and_place(tmp_path):
     (files / 'official').mkdir(parents=True)
     (files / 'libraries.txt').write_text('numpy==1.0\n')
     (files / 'official' / 'torch.txt').write_text('torch==1.0\n')
-    code = 'SN_MM_ROOT=$COPY; env_key official "$BASE"'
+    code = 'SN_MM_ROOT=$COPY; env_key "$BASE" official lite'
     variables = {'COPY': tmp_path, 'BASE': sys.executable}
     first = output(code, **variables)
     (files / 'libraries.txt').write_text('numpy==2.0\n')
@@ -202,34 +167,58 @@ def test_env_key_follows_requirements_and_place(tmp_path):
     assert len({first, second, third, env_key()}) == 4
 
 
-def test_env_record_round_trip(tmp_path):
-    code = (
-        'write_env_record "$VENV" key=1 mmcv=cpu; '
-        'env_record "$VENV" mmcv; env_record "$VENV" none; '
-        'env_record "$VENV/none" key'
-    )
-    assert output(code, VENV=tmp_path) == 'cpu'
-    assert [p.name for p in tmp_path.iterdir()] == ['sn_mm.env']
-
-
 def test_lock_of_a_process_that_is_gone_counts_for_nothing(tmp_path):
     gone = subprocess.Popen(['true'])
     gone.wait()
     (tmp_path / 'env.lock').mkdir()
     (tmp_path / 'env.lock' / 'pid').write_text(f'{gone.pid}\n')
-    code = 'lock_env "$VENV"; cat "$VENV.lock/pid"; echo $$; clean_up'
+    code = 'lock_env "$VENV"; cat "$VENV.lock/pid"; echo $$'
     owner, shell_pid = output(code, VENV=tmp_path / 'env').split()
     assert owner == shell_pid
     assert list(tmp_path.iterdir()) == []
 
 
-# --- steps
+# --- making one
 
 
-def test_failing_step_shows_its_log_and_ends(tmp_path):
+@pytest.mark.parametrize('stack', ['official', 'onedl', 'classic'])
+def test_every_set_pins_both_mmcvs(stack):
+    folder = ROOT / 'requirements' / stack
+    lite = (folder / 'mmcv-lite.txt').read_text().strip()
+    full = (folder / 'mmcv.txt').read_text().strip()
+    assert lite.split('==')[1] == full.split('==')[1]
+    assert full.split('==')[0].endswith('mmcv')
+
+
+@pytest.mark.parametrize('stack', ['official', 'onedl', 'classic'])
+def test_what_is_installed_and_in_which_order(tmp_path, stack):
+    """Every call of pip, of a Python that only writes them down."""
+    log = tmp_path / 'log'
+    recorder = tmp_path / 'recorder'
+    write_command(
+        recorder,
+        f'echo "$MMCV_WITH_OPS $@" >>"{log}"\n'
+        f'case $2 in venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python";; esac',
+    )
+    code = f'make_env "$BASE" "$VENV" {stack} lite'
+    output(code, BASE=recorder, VENV=tmp_path / 'venv',
+           SN_MM_TORCH_PIP_ARGS='--index-url https://example.org')  # fmt: skip
+    lines = log.read_text().splitlines()
+    files = [line.rpartition('/')[2] for line in lines]
+    assert files[1:6] == [
+        'libraries.txt', 'torch.txt', 'toolboxes.txt', 'mmcv-lite.txt',
+        files[5],
+    ]  # fmt: skip
+    assert '--index-url https://example.org -r' in lines[2]
+    assert '--no-deps' not in lines[2] and '--no-deps' in lines[1]
+    assert lines[4].startswith('0 ')  # nothing is compiled
+    assert lines[5].endswith(f'-e {ROOT}')
+    assert lines[6].endswith('-m sn_mm.doctor --install-ops')
+
+
+def test_failing_step_is_named_and_ends():
     result = shell(
-        'log=$LOG; step "fetching" sh -c "echo no route; exit 7"; echo on',
-        LOG=tmp_path / 'log',
+        'step "fetching" sh -c "echo no route >&2; exit 7"; echo on'
     )
     assert result.returncode == 1
     assert 'no route' in result.stderr
@@ -237,170 +226,72 @@ def test_failing_step_shows_its_log_and_ends(tmp_path):
     assert result.stdout.strip() == 'fetching'
 
 
-# --- mmcv
-
-
-def test_wheel_key_names_all_that_must_agree():
-    code = (
-        'wheel_key mmcv==2.1.0 2.13.0+cpu cp311-linux_x86_64 cpu; '
-        'wheel_key mmcv==2.1.0 2.1.2+cu121 cp310-linux_x86_64 cu12.1-sm8.0'
-    )
-    assert output(code).splitlines() == [
-        'mmcv-2.1.0-torch2.13.0+cpu-cp311-linux_x86_64',
-        'mmcv-2.1.0-torch2.1.2+cu121-cp310-linux_x86_64-cu12.1-sm8.0',
-    ]
-
-
-def test_platform_tag_is_this_pythons():
-    tag = output('platform_tag "$BASE"', BASE=sys.executable)
-    assert tag.startswith(f'{CPYTHON}-')
-    assert '-' not in tag.split('-', 1)[1] and '.' not in tag
-
-
-def test_cached_wheel_is_found_in_a_folder_with_spaces(tmp_path):
-    wheel = tmp_path / 'a cache' / 'sn_mm' / 'wheels' / 'key' / 'mmcv.whl'
-    wheel.parent.mkdir(parents=True)
-    wheel.touch()
-    code = 'cached_wheel key; cached_wheel other'
-    assert output(code, XDG_CACHE_HOME=tmp_path / 'a cache') == str(wheel)
-
-
-@pytest.mark.parametrize('stack', ['official', 'onedl', 'classic'])
-def test_every_set_pins_one_mmcv(stack):
-    name, version = output(f'mmcv_requirement {stack}').split('==')
-    assert name.endswith('mmcv') and version[0] == '2'
-
-
-def test_missing_compiler_is_told_before_anything_is_installed(tmp_path):
-    message = error(
-        'check_compiler_early official "$BASE"',
+def test_missing_compiler_is_told(tmp_path):
+    result = shell(
+        'source "$SN_MM_ROOT/tools/build_mmcv.sh"; '
+        'install_compiled_mmcv "$BASE" mmcv==2.1.0',
         BASE=sys.executable,
         CXX='no-such-compiler',
         XDG_CACHE_HOME=tmp_path,
     )
-    assert 'no-such-compiler' in message and 'apt install g++' in message
+    assert result.returncode == 1 and 'apt install g++' in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
-def test_cached_wheel_needs_no_compiler(tmp_path):
+def test_compiled_mmcv_comes_from_the_cache(tmp_path):
+    """One wheel is compiled, then found; compiling is stood in for."""
+    log = tmp_path / 'log'
+    python = write_command(
+        tmp_path / 'python',
+        f'case "$*" in *" wheel "*) echo wheel >>"{log}"; '
+        'while [ "$1" != --wheel-dir ]; do shift; done; touch "$2/m.whl";; '
+        f'*" install "*) echo "install $*" >>"{log}";; '
+        '*get_path*) echo /usr/include;; '
+        '-) echo "FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=-1";; '
+        '*) echo 2.13.0-cpython-311-linux;; esac',
+    )
     code = (
-        'folder=$SN_MM_WHEELS/$(wheel_key "$(mmcv_requirement official)" '
-        '9.9 "$(platform_tag "$BASE")" cpu); '
-        'mkdir -p "$folder"; touch "$folder/mmcv.whl"; '
-        'check_compiler_early official "$BASE"'
+        'source "$SN_MM_ROOT/tools/build_mmcv.sh"; '
+        'install_compiled_mmcv "$BASE" mmcv==2.1.0'
     )
-    output(
-        code,
-        BASE=sys.executable,
-        CXX='no-such-compiler',
-        XDG_CACHE_HOME=tmp_path,
-    )
-
-
-# --- GPU and CUDA compiler
-
-
-def test_no_gpu_means_operators_for_the_cpu(tmp_path):
-    write_command(tmp_path / 'nvidia-smi', 'exit 9')
-    assert output('mmcv_kind python', tmp_path) == 'cpu'
-
-
-@pytest.mark.parametrize(
-    'nvcc, torch_cuda, kind',
-    [
-        ('12.4', '12.1', 'cu12.4-sm8.0'),
-        ('11.8', '12.1', 'cpu'),
-        ('12.4', '', 'cpu'),
-    ],
-)
-def test_gpu_operators_need_torchs_major_cuda(
-    tmp_path, nvcc, torch_cuda, kind
-):
-    python = torch_stub(tmp_path / 'python', torch_cuda)
-    variables = gpu_stubs(tmp_path, nvcc)
-    code = 'mmcv_kind "$BASE"'
-    found = output(code, tmp_path / 'bin', BASE=python, **variables)
-    assert found == kind
-
-
-def test_cuda_home_passes_over_a_wrapper_without_headers(tmp_path):
-    write_command(tmp_path / 'bin' / 'nvcc', 'echo release 1.0')
-    found = shell('cuda_home', tmp_path / 'bin').stdout.strip()
-    assert found != str(tmp_path)
-
-
-def test_cpu_only_operators_are_explained():
-    note = output('explain_cpu_only python')
-    assert 'CPU-only' in note and 'RoIAlign' in note
-    assert 'mim install' in note and 'torch==2.1.2' in note
-    assert 'SN_MM_ENV=current' in note
+    cxx = write_command(tmp_path / 'c++', 'exit 0')
+    for _ in range(2):
+        output(code, BASE=python, CXX=cxx, XDG_CACHE_HOME=tmp_path / 'a b')
+    lines = log.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [
+        'wheel', 'install', 'install',
+    ]  # fmt: skip
+    wheels = list((tmp_path / 'a b').rglob('*.whl'))
+    assert len(wheels) == 1 and str(wheels[0]) in lines[1]
 
 
 # --- an environment that exists
 
 
-def test_given_environment_may_be_folder_or_interpreter(tmp_path):
-    python = python_stub(tmp_path / 'my env' / 'bin' / 'python', '3.10')
-    for value in (tmp_path / 'my env', python):
-        assert output('given_python "$ENV"', ENV=value) == str(python)
-
-
-def test_current_is_the_python_on_path(tmp_path):
-    python = python_stub(tmp_path / 'python', '3.12')
-    assert output('given_python current', tmp_path) == str(python)
+def test_given_environment_may_be_folder_interpreter_or_current(tmp_path):
+    python = write_command(
+        tmp_path / 'my env' / 'bin' / 'python',
+        'case $1 in -c) echo "$0";; *) exit 0;; esac',
+    )
+    code = 'setup_env; echo "$PYTHON"'
+    for value in (tmp_path / 'my env', python, 'current'):
+        assert output(code, python.parent, SN_MM_ENV=value) == str(python)
 
 
 def test_refuses_given_environment_that_is_none(tmp_path):
-    message = error('given_python "$ENV"', ENV=tmp_path)
-    assert str(tmp_path / 'bin' / 'python') in message
+    message = error('setup_env', SN_MM_ENV=tmp_path)
+    assert f'SN_MM_ENV={tmp_path} is no environment' in message
 
 
-def test_refuses_old_python_in_given_environment(tmp_path):
-    python = python_stub(tmp_path / 'python', '3.8')
-    assert 'is Python 3.8' in error('given_python "$ENV"', ENV=python)
-
-
-def test_this_environment_is_good_enough():
-    output('check_given_env "$BASE"', BASE=sys.executable)
-
-
-@pytest.mark.parametrize(
-    'modules, said',
-    [
-        ({}, ['torch is not installed', 'unset it']),
-        (
-            {'torch': ''},
-            ['mmcv.ops: missing', 'mim install', 'mmdet==3.3.0'],
-        ),
-    ],
-)
-def test_names_what_given_environment_lacks(tmp_path, modules, said):
-    for name, body in modules.items():
-        (tmp_path / f'{name}.py').write_text(body)
-    # -S leaves site-packages out: an environment with only these modules
-    python = write_command(
-        tmp_path / 'python',
-        f'PYTHONPATH="{tmp_path}" exec "{sys.executable}" -S "$@"',
-    )
-    message = error('use_given_env "$ENV"', ENV=python)
-    assert 'Nothing was installed' in message
-    for words in said:
-        assert words in message
-
-
-def test_mmcv_without_operators_is_told_apart(tmp_path):
-    # what mmcv-lite is: a package that imports, without mmcv._ext
-    (tmp_path / 'torch.py').touch()
-    (tmp_path / 'mmengine.py').touch()
-    (tmp_path / 'mmcv' / 'ops').mkdir(parents=True)
-    (tmp_path / 'mmcv' / '__init__.py').touch()
-    ops = tmp_path / 'mmcv' / 'ops' / '__init__.py'
-    ops.write_text('import mmcv._ext\n')
-    python = write_command(
-        tmp_path / 'python',
-        f'PYTHONPATH="{tmp_path}" exec "{sys.executable}" -S "$@"',
-    )
-    message = error('use_given_env "$ENV"', ENV=python)
-    assert "mmcv.ops: does not import: No module named 'mmcv._ext'" in message
+def test_what_given_environment_lacks_is_on_the_doctors_page(tmp_path):
+    venv = tmp_path / 'venv'
+    command = [sys.executable, '-m', 'venv', '--without-pip', venv]
+    subprocess.run(command, check=True)
+    result = shell('setup_env', SN_MM_ENV=venv)
+    assert result.returncode == 1
+    assert 'Nothing was installed' in ' '.join(result.stderr.split())
+    for name in ('torch', 'mmdet', 'mmseg'):
+        assert f'!! {name}' in result.stderr
 
 
 # --- the commands

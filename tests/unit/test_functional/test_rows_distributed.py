@@ -117,13 +117,11 @@ def run_second(rank: int):
     x.requires_grad_()
     params = [p.double().requires_grad_() for p in PARAMS]
     y, *_ = normalize_rows(x, rule, *params)
-    (first,) = torch.autograd.grad(
-        (y.pow(3) * dy).sum(), x, create_graph=True
-    )
+    (first,) = torch.autograd.grad((y.pow(3) * dy).sum(), x, create_graph=True)
     return torch.autograd.grad(first.square().sum(), (x, *params[:2]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def results(dtype):
     return run_processes(functools.partial(run_rank, dtype), len(SAMPLES))
 
@@ -166,9 +164,7 @@ def test_second_derivatives_span_the_processes():
     x.requires_grad_()
     params = [p.double().requires_grad_() for p in PARAMS]
     y, *_ = oracle(x, *params)
-    (first,) = torch.autograd.grad(
-        (y.pow(3) * dy).sum(), x, create_graph=True
-    )
+    (first,) = torch.autograd.grad((y.pow(3) * dy).sum(), x, create_graph=True)
     want = torch.autograd.grad(first.square().sum(), (x, *params[:2]))
     parts = run_processes(run_second, len(SAMPLES))
     assert relative_error(torch.cat([p[0] for p in parts]), want[0]) < 1e-9

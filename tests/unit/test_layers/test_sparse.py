@@ -147,3 +147,48 @@ def test_registration_names_and_state():
         assert state[key].shape == (1,)
     x = x_of(2, 8, 3, 3)
     assert torch.equal(sync(x), module(x))
+
+
+OPTIMIZERS = {
+    'SGD': lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+    'AdamW': lambda p: torch.optim.AdamW(p, 1e-2),
+}
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_no_optimizer_moves_a_choice(name):
+    """Not by momentum from before the choice, nor by decay."""
+    module = layer(radius=0.1).train()
+    optimizer = OPTIMIZERS[name](module.parameters())
+
+    def steps(count):
+        for i in range(count):
+            optimizer.zero_grad()
+            module(x_of(4, 6, 5, 4, seed=i)).pow(3).mean().backward()
+            optimizer.step()
+
+    steps(3)
+    module.radius.fill_(0.9)
+    module(x_of(4, 6, 5, 4))
+    chosen = module.choices()
+    assert chosen is not None
+    steps(20)
+    assert module.choices() == chosen
+    for ratio in module.ratios().values():
+        assert sorted(ratio.tolist()) == [0, 0, 1]
+
+
+@pytest.mark.parametrize('use_buffers', [False, True])
+def test_an_average_across_a_choice_stays_on_the_simplex(use_buffers):
+    """Logits of before and a one-hot weight, averaged."""
+    model = torch.nn.Sequential(layer(radius=0.1)).train()
+    average = torch.optim.swa_utils.AveragedModel(
+        model, use_buffers=use_buffers
+    )
+    for radius in (0.1, 0.9, 0.9):
+        model[0].radius.fill_(radius)
+        model(x_of(2, 6, 4, 4))
+        average.update_parameters(model)
+        for ratio in average.module[0].ratios().values():
+            assert float(ratio.sum()) == pytest.approx(1, abs=1e-5)
+            assert ratio.min() >= 0

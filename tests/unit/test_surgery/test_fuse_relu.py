@@ -20,7 +20,7 @@ def pair(channels=8, **kwargs):
     norm = dict(type='SN', num_groups=4)
     made = ConvModule(3, channels, 3, norm_cfg={**norm, **kwargs})
     with torch.no_grad():
-        for name, p in made.norm.named_parameters():
+        for _, p in made.norm.named_parameters():
             p.copy_(torch.randn(p.shape))
     return made
 

@@ -1,16 +1,17 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Arguments that training and testing share, named as in the toolboxes."""
+"""Arguments that tools share, named as in the toolboxes.
+
+Beside the tools, since it is imported before PyTorch and sn_mm are.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the positional ``config``, which :func:`load_config` reads.
+    """Add the positional ``config``, for :func:`sn_mm.cli.load_config`.
 
     Args:
         parser: changed in place.
@@ -37,7 +38,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Settings,
         metavar='KEY=VALUE',
         help='settings that override the config: model.backbone.depth=34 '
         'train_cfg.max_epochs=2; lists as key="[a,b]" or key=a,b, nested '
@@ -63,3 +64,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def export_local_rank(local_rank: int) -> None:
     """Set ``LOCAL_RANK``, where mmengine looks for it, unless it is set."""
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
+
+
+class _Settings(argparse.Action):
+    """mmengine's DictAction, imported when there are settings."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from mmengine.config import DictAction
+
+        action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
+        action(parser, namespace, values, option_string)

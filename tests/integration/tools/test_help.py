@@ -1,0 +1,53 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Tools answer --help, and wrong arguments, before they import PyTorch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import TOOLS
+
+NAMES = sorted(p.name for p in TOOLS.glob('*.py') if p.name != 'arguments.py')
+# without torch and what needs it, as `python tools/NAME` otherwise
+CODE = (
+    'import runpy, sys; '
+    'sys.modules.update(dict.fromkeys(("torch", "mmengine", "sn_mm"))); '
+    'del sys.argv[0]; sys.path[0] = sys.argv[0].rpartition("/")[0]; '
+    'runpy.run_path(sys.argv[0], run_name="__main__")'
+)
+
+
+def call(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-c', CODE, TOOLS / name, *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_help_needs_no_torch(name):
+    done = call(name, '--help')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('usage: ')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_wrong_arguments_need_no_torch(name):
+    done = call(name, '--no-such-option')
+    assert done.returncode == 2, done.stderr
+    assert 'error: ' in done.stderr
+
+
+def test_targets_of_the_converter_are_its_choices():
+    import importlib.util
+
+    from sn_mm.checkpoints.files import TARGETS
+
+    spec = importlib.util.spec_from_file_location(
+        'convert_checkpoint', TOOLS / 'convert_checkpoint.py'
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert sorted(tool._TARGETS) == sorted(TARGETS)
