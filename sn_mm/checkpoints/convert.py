@@ -17,6 +17,7 @@ from sn_mm.utils.errors import CheckpointError
 from .layouts import Layout
 from .report import Dropped, Report, Used
 
+_EPS = 1e-5  # of every public network
 Name = Callable[[str], Optional[str]]
 State = Mapping[str, Tensor]
 # buffers of public training code that no public code reads
@@ -124,7 +125,9 @@ def convert(
         if leaf == 'running_mean':
             out[f'{layer}.num_batches_tracked'] = torch.tensor(0)
         elif leaf == 'mean_weight':
-            metadata[layer] = dict(unbiased=True)
+            metadata[layer] = dict(
+                unbiased=True, eps=_EPS, statistics=layout.norm.statistics
+            )
     for key in state:
         if key.rpartition('.')[-1] in _UNREAD:
             report.dropped.append(Dropped(key, 'read by no code'))

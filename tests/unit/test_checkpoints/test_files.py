@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sn_mm import load_pretrained
-from sn_mm.checkpoints import writer
+from sn_mm.checkpoints import CheckpointError, writer
 from sn_mm.checkpoints.reader import read_checkpoint
 from tests.paths import ROOT
 from tests.public import oracle
@@ -110,10 +110,17 @@ def test_the_converted_file_loads_strictly(released, tmp_path):
     assert convert(path, there) == 0
     from mmdet.models.backbones import ResNet
 
-    model = ResNet(50, norm_cfg=dict(type='SN'))
     state = torch.load(there, weights_only=True)['state_dict']
-    with pytest.warns(UserWarning, match='set unbiased=True'):
-        model.load_state_dict(state)
+    for wrong, fix in (
+        (dict(), 'unbiased=True'),
+        (dict(unbiased=True, eps=1e-3), 'eps=1e-05'),
+        (dict(unbiased=True, statistics=('ln', 'in', 'bn')), 'statistics='),
+    ):
+        model = ResNet(50, norm_cfg=dict(type='SN', **wrong))
+        with pytest.raises(CheckpointError, match=f'set {fix}'):
+            model.load_state_dict(state)
+    model = ResNet(50, norm_cfg=dict(type='SN', unbiased=True))
+    model.load_state_dict(state)
     assert torch.equal(model.conv1.weight, original.conv1.weight)
 
 

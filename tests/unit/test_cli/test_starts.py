@@ -1,0 +1,40 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Weights that a run starts from, and runs that cannot go on."""
+
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from sn_mm import cli
+
+
+def starting_from(name, **more):
+    init_cfg = dict(type='Pretrained', checkpoint=name)
+    return Config(dict(model=dict(backbone=dict(init_cfg=init_cfg)), **more))
+
+
+def test_a_missing_start_names_the_config_that_makes_it():
+    name = 'checkpoints/resnet50_sn_8xb32_in1k.pth'
+    with pytest.raises(cli.LaunchError) as error:
+        cli.check_starts(starting_from(name))
+    assert 'configs/pretrain/resnet50_sn_8xb32_in1k.py' in str(error.value)
+
+
+def test_starts_that_are_not_looked_at(tmp_path):
+    there = tmp_path / 'start.pth'
+    there.touch()
+    cli.check_starts(starting_from(str(there)))
+    cli.check_starts(starting_from('bn2sn://torchvision://resnet50'))
+    cli.check_starts(starting_from('missing.pth', load_from='other.pth'))
+    with pytest.raises(cli.LaunchError, match=r'missing\.pth'):
+        cli.check_starts(starting_from('missing.pth'))
+
+
+def test_other_parameters_than_the_checkpoints():
+    with pytest.raises(cli.LaunchError, match='load_from'):
+        with cli.resuming(Config(dict(resume=True))):
+            raise ValueError('different number of parameter groups')
+    with pytest.raises(ValueError, match='anything else'):
+        with cli.resuming(Config(dict(resume=True))):
+            raise ValueError('anything else')
