@@ -53,4 +53,8 @@ print_versions
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MPLBACKEND="${MPLBACKEND:-Agg}"
 cd "$SN_MM_ROOT"
+if [ $# -eq 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null; then
+  # the whole suite on all cores; a file's tests share what they prepare
+  set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile
+fi
 exec "$PYTHON" -m pytest "$@"
