@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from sn_mm.functional.sparsestmax import sparsestmax, without_entry
 
 from .hard import one_hot
+from .registration import register_norm
 from .switchable import SN2d
 from .sync import SyncSN
 
@@ -127,7 +127,7 @@ def _is_choice(ratio: Tensor) -> Tensor:
     return ratio.amax(-1) - ratio.amin(-1) >= 1
 
 
-@MODELS.register_module(name=['SSN', 'SSN2d'])
+@register_norm('SSN', 'SSN2d')
 class SSN(SparseRatios, SN2d):
     """Sparse Switchable Normalization over (N, C, H, W).
 
@@ -154,7 +154,7 @@ class SSN(SparseRatios, SN2d):
     """
 
 
-@MODELS.register_module()
+@register_norm('SyncSSN')
 class SyncSSN(SparseRatios, SyncSN):
     """:class:`SSN` whose BN statistics span a process group.
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
@@ -23,6 +22,7 @@ from .arguments import (
 )
 from .base import RowNorm
 from .hard import NEVER, RATIOS, HardRatios, pick_ratios
+from .registration import register_norm
 
 
 class SwitchNorm(HardRatios, RowNorm):
@@ -349,7 +349,7 @@ class SwitchNorm(HardRatios, RowNorm):
             self.choose_()
 
 
-@MODELS.register_module(name=['SN', 'SN2d'])
+@register_norm('SN', 'SN2d')
 class SN2d(SwitchNorm):
     """Switchable Normalization of input (N, C, *spatial), of any rank.
 
@@ -357,7 +357,7 @@ class SN2d(SwitchNorm):
     """
 
 
-@MODELS.register_module()
+@register_norm('SN1d')
 class SN1d(SwitchNorm):
     """Switchable Normalization of input (N, C) or (N, C, L) alone.
 
@@ -367,7 +367,7 @@ class SN1d(SwitchNorm):
     _ranks = (2, 3)
 
 
-@MODELS.register_module()
+@register_norm('SN3d')
 class SN3d(SwitchNorm):
     """Switchable Normalization of input (N, C, D, H, W) alone.
 

@@ -7,12 +7,12 @@ import functools
 from typing import Callable
 
 import torch.distributed as dist
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from sn_mm.distributed.groups import Spec, SyncGroup
 
 from .base import RowNorm
+from .registration import register_norm
 from .script import called_from_script
 from .switchable import SN1d, SN2d, SN3d
 
@@ -109,7 +109,7 @@ def _uncompiled_forward() -> Callable:
     return torch._dynamo.disable(RowNorm.forward)
 
 
-@MODELS.register_module(name=['SyncSN', 'SyncSN2d'])
+@register_norm('SyncSN', 'SyncSN2d')
 class SyncSN(Synchronized, SN2d):
     """SN of any rank whose BN statistics span the processes of a group.
 
@@ -126,11 +126,11 @@ class SyncSN(Synchronized, SN2d):
     """
 
 
-@MODELS.register_module()
+@register_norm('SyncSN1d')
 class SyncSN1d(Synchronized, SN1d):
     """:class:`SyncSN` of input (N, C) or (N, C, L) alone."""
 
 
-@MODELS.register_module()
+@register_norm('SyncSN3d')
 class SyncSN3d(Synchronized, SN3d):
     """:class:`SyncSN` of input (N, C, D, H, W) alone."""
