@@ -93,10 +93,8 @@ def enable_tta(cfg: Config, scope: str | None) -> None:
 
 def _flip_tta_model() -> dict:
     nms = dict(type='nms', iou_threshold=0.5)
-    # named with their package: pure Python configs have no default scope
-    return dict(
-        type='mmdet.DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100)
-    )
+    # mmdet registers it in mmengine's root, so its name takes no scope
+    return dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
 
 
 def _flip_tta_pipeline(cfg: Config) -> list:
@@ -104,6 +102,7 @@ def _flip_tta_pipeline(cfg: Config) -> list:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    # named with their package: pure Python configs have no default scope
     flips = [dict(type='mmdet.RandomFlip', prob=p) for p in (1.0, 0.0)]
     pack = [dict(type='mmdet.PackDetInputs', meta_keys=_DET_META)]
     augment = dict(type='TestTimeAug', transforms=[flips, pack])

@@ -63,8 +63,13 @@ def test_the_biased_variance_is_told_and_would_show(released, image):
     model = resnet(dict(type='SN'))
     with pytest.raises(CheckpointError, match='set unbiased=True in norm_cfg'):
         load_pretrained(model, str(path))
-    with pytest.warns(UserWarning, match='set unbiased=True in norm_cfg'):
+    with pytest.raises(CheckpointError, match='set unbiased=True in its'):
         load_checkpoint(model, f'sn://{path}?to=backbone', strict=True)
+    model = resnet(dict(type='SN', unbiased=True))
+    load_checkpoint(model, f'sn://{path}?to=backbone', strict=True)
+    for layer in model.modules():
+        if hasattr(layer, 'unbiased'):
+            layer.unbiased = False
     with torch.no_grad():
         error = relative_error(model(image)[-1], original.features(image)[-1])
     assert error > 1e-2

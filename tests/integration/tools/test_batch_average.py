@@ -112,7 +112,8 @@ def test_what_the_user_may_get_wrong(case, tmp_path):
     }
     torch.save(dict(state_dict=state), tmp_path / 'bn.pth')
     message = error_of(path, tmp_path / 'bn.pth', out, *work)
-    assert 'lacks backbone.' in message and 'mean_weight' in message
+    assert 'the file has batch norms (backbone.' in message
+    assert 'bn2sn://' in message
     small = {
         key: value[:1]
         for key, value in model.state_dict().items()

@@ -124,6 +124,10 @@ def test_advice(capsys, checkpoints):
     assert 'BN ratios' not in out  # untrained ones say nothing
     args = [FASTER, '--checkpoint', str(checkpoints / 'iter_100.pth')]
     assert tool('print_norms')(args) == 0
+    # the paper finds them rising in detection
+    assert 'BN ratios above' not in capsys.readouterr().out
+    args = [PSPNET, '--checkpoint', str(checkpoints / 'pspnet.pth')]
+    assert tool('print_norms')(args) == 0
     assert 'BN ratios above 0.3 at 2 image(s)' in capsys.readouterr().out
     more = ['--cfg-options', 'train_dataloader.batch_size=8']
     assert tool('print_norms')(args + more) == 0

@@ -32,8 +32,8 @@ def make_groups(rank: int) -> dict:
     groups.machine_name = lambda: 'other' if rank == 2 else 'one'
     made = []
     make = dist.new_subgroups_by_enumeration
-    dist.new_subgroups_by_enumeration = lambda lists: (
-        made.append(lists) or make(lists)
+    dist.new_subgroups_by_enumeration = lambda lists, **options: (
+        made.append(lists) or make(lists, **options)
     )
     result = dict(ranks={spec: ranks(spec) for spec in SPECS})
     result['made'] = list(made)
