@@ -28,7 +28,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             ``path``, not the temporary one.
 
     Example:
-        >>> with written_whole('numbers.txt') as temporary:
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with written_whole(Path(folder.name, 'numbers')) as temporary:
         ...     _ = temporary.write_text('1 2 3')
     """
     path = Path(path)
