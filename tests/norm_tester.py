@@ -45,6 +45,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sn_mm.functional.reference import (
     dynamic_norm_reference,
+    exemplar_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
@@ -173,6 +174,17 @@ def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     )
 
 
+def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Exemplar Normalization."""
+    return exemplar_norm_reference(
+        *(x, layer.embed_weight, layer.ratio_weight, layer.ratio_bias),
+        *(layer.weight, layer.bias, *running_of(layer)),
+        statistics=layer.statistics,
+        num_groups=layer.num_groups,
+        eps=layer.eps,
+    )
+
+
 def running_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Running moments, where the mode takes them."""
     if layer.running_mean is None or layer.training:
@@ -222,6 +234,13 @@ NORMS = (
     ),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
+    Norm('EN', dict(type='EN'), exemplar_oracle),
+    Norm('SyncEN', dict(type='SyncEN'), exemplar_oracle),
+    Norm(
+        'EN of in, gn',
+        dict(type='EN', statistics=('in', 'gn'), num_groups=4),
+        exemplar_oracle,
+    ),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')

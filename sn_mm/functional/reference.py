@@ -148,6 +148,56 @@ def dynamic_norm_reference(
     return _with_affine(y, weight, bias).view(x.shape)
 
 
+def exemplar_norm_reference(
+    x: Tensor,
+    embed_weight: Tensor,
+    ratio_weight: Tensor,
+    ratio_bias: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    statistics: tuple[str, ...] = ('in', 'ln', 'bn'),
+    num_groups: int = 32,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Exemplar Normalization: normalizers' outputs, mixed for each sample.
+
+    Args:
+        x: (N, C, *spatial).
+        embed_weight, ratio_weight, ratio_bias: (D, C), (K, D) and (K,).
+        weight, bias: (K, C) or None.
+        running_mean, running_var: (C,), in place of the batch's moments.
+        statistics, num_groups, eps: see
+            :class:`sn_mm.functional.exemplar.ExemplarRule`.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    hidden = torch.relu(flat.mean(2) @ embed_weight.T)
+    logits = hidden @ ratio_weight.T + ratio_bias
+    if flat.shape[2] == 1 and 'in' in statistics and len(statistics) > 1:
+        keep = [name != 'in' for name in statistics]
+        exact = logits.exp() * torch.tensor(keep)
+        ratios = exact / exact.sum(1, keepdim=True)
+    else:
+        ratios = logits.softmax(1)
+    y = torch.zeros_like(flat)
+    for k, name in enumerate(statistics):
+        mean, var = _moments(
+            name, flat, False, num_groups, running_mean, running_var
+        )
+        own = _with_affine(
+            (flat - mean) / torch.sqrt(var + eps),
+            None if weight is None else weight[k],
+            None if bias is None else bias[k],
+        )
+        y = y + ratios[:, k, None, None] * own
+    return y.view(x.shape)
+
+
 def _kronecker(
     gates: Tensor, number: int, like: Tensor, whole: bool = False
 ) -> Tensor:

@@ -12,7 +12,7 @@ from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
 
 from . import state
-from .blame import blame_tensor
+from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
 
 
@@ -120,6 +120,7 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        check_matrices(self, input)
         try:
             return self.normalize(input)
         except Exception as error:

@@ -183,7 +183,6 @@ class DN(RowNorm):
         channels, batch = self.open_gates()
         if not (batch and self.track_running_stats):
             return None
-        given = self.running_mean, self.running_var
         gates = self.running_mean.new_tensor(channels, dtype=torch.double)
         moments = pool_by_gates(
             (
