@@ -46,6 +46,7 @@ from torch.optim.swa_utils import AveragedModel
 from sn_mm.functional.reference import (
     dynamic_norm_reference,
     exemplar_norm_reference,
+    population_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
@@ -185,6 +186,15 @@ def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     )
 
 
+def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Population Normalization: the same in both modes."""
+    return population_norm_reference(
+        *(x, layer.running_mean, layer.running_var),
+        *(layer.weight, layer.bias),
+        eps=layer.eps,
+    )
+
+
 def running_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Running moments, where the mode takes them."""
     if layer.running_mean is None or layer.training:
@@ -234,6 +244,7 @@ NORMS = (
     ),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
+    Norm('PN', dict(type='PN'), population_oracle),
     Norm('EN', dict(type='EN'), exemplar_oracle),
     Norm('SyncEN', dict(type='SyncEN'), exemplar_oracle),
     Norm(

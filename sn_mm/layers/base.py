@@ -49,6 +49,7 @@ class RowNorm(_InstanceNorm):
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
         settings: names of attributes that decide what the layer computes
@@ -71,6 +72,7 @@ class RowNorm(_InstanceNorm):
     bn_eval = False
     measures = False
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
@@ -199,6 +201,21 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
