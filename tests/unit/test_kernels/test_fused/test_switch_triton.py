@@ -299,3 +299,62 @@ def test_the_trial_sees_a_kernel_that_does_nothing(monkeypatch, kernel):
 
     monkeypatch.setattr(torch.Tensor, 'new_empty', emptied)
     assert 'are wrong' in switch_triton._difference(torch.device(DEVICE))
+
+
+# -- running statistics ---------------------------------------------------
+def running(c):
+    tensors = torch.zeros(c), torch.ones(c), torch.tensor(7)
+    return [t.to(DEVICE) for t in tensors]
+
+
+def batch_moments(rows, c):
+    generator = torch.Generator().manual_seed(1)
+    t = torch.rand(rows, 1, c, dtype=torch.float64, generator=generator)
+    return t.to(DEVICE) + 1
+
+
+@pytest.mark.parametrize('rows', [2, 3])
+@pytest.mark.parametrize('c', [1, 12, 2500])
+def test_running_statistics_move_towards_the_batchs(rows, c):
+    mean, var, count = running(c)
+    pooled = batch_moments(rows, c)
+    assert switch_triton.move(mean, var, count, pooled, 0.1)
+    torch.testing.assert_close(mean.double(), 0.1 * pooled[0, 0])
+    torch.testing.assert_close(var.double(), 0.9 + 0.1 * pooled[1, 0])
+    assert count == 8
+
+
+@pytest.mark.parametrize('place', [(0, 3), (1, 1500)])
+@pytest.mark.parametrize(
+    'value', [float('inf'), float('-inf'), float('nan'), 1e300]
+)
+def test_a_batch_that_is_not_finite_moves_nothing(place, value):
+    mean, var, count = running(1501)
+    pooled = batch_moments(2, 1501)
+    pooled[place[0], 0, place[1]] = value
+    assert switch_triton.move(mean, var, count, pooled, 0.1)
+    assert mean.eq(0).all() and var.eq(1).all() and count == 7
+
+
+def test_a_batch_of_no_positions_moves_nothing():
+    mean, var, count = running(12)
+    pooled = batch_moments(3, 12)
+    pooled[2] = 0
+    assert switch_triton.move(mean, var, count, pooled, 0.1)
+    assert mean.eq(0).all() and var.eq(1).all() and count == 7
+
+
+def test_other_running_statistics_are_left_to_pytorch():
+    pooled = batch_moments(2, 12)
+    mean, var, count = running(12)
+    for others in (
+        (running(11)[0], var, count),
+        (mean, running(13)[1], count),
+        (mean, var, count.float()),
+        (mean, var, count.expand(2)),
+        (mean.half(), var, count),
+        (running(24)[0][::2], var, count),
+    ):
+        assert not switch_triton.move(*others, pooled, 0.1)
+    assert not switch_triton.move(mean, var, count, pooled.float(), 0.1)
+    assert not switch_triton.move(mean, var, count, pooled, None)
