@@ -16,7 +16,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import (
+from tool_arguments import (
     add_common_arguments,
     add_config_argument,
     export_local_rank,

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from sn_mm.patches.cpu_processes import cpu_processes
 from sn_mm.patches.own_configs import configs_folder
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 from .quiet import without_packaging_warnings
 
 _TOOLBOXES = ('mmdet', 'mmseg')

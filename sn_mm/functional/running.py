@@ -31,7 +31,7 @@ def update_running(
             is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
-    if not is_recorded() and switch_native.move(
+    if not is_recorded() and switch_native.move_running(
         mean, var, count, batch, momentum
     ):
         return

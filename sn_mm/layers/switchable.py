@@ -21,7 +21,7 @@ from .arguments import (
     warn_of_momentum,
 )
 from .base import RowNorm
-from .hard import NEVER, RATIOS, HardRatios, pick_ratios
+from .hard import NEVER, RATIO_PARAMETERS, HardRatios, pick_ratios
 from .registration import register_norm
 
 
@@ -127,7 +127,7 @@ class SwitchNorm(HardRatios, RowNorm):
         self.bn_eval = bn_eval
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             ones = torch.ones(self._ratio_shape(), device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(ones))
         if hard_ratios:
@@ -202,7 +202,7 @@ class SwitchNorm(HardRatios, RowNorm):
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         wanted = self._ratio_shape()
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             t = getattr(self, name)
             if t.shape != wanted:
                 raise ValueError(
@@ -317,7 +317,7 @@ class SwitchNorm(HardRatios, RowNorm):
         error_msgs,
     ) -> None:
         shape = self._ratio_shape()
-        given = [state_dict.get(prefix + name) for name in RATIOS]
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
         if prefix + 'weight' in state_dict and given == [None, None]:
             raise CheckpointError(
                 f'{prefix}weight comes without {prefix}mean_weight and '
@@ -326,7 +326,7 @@ class SwitchNorm(HardRatios, RowNorm):
                 "front of their file's name, in init_cfg, load_from or "
                 'sn_mm.load_pretrained'
             )
-        for name, value in zip(RATIOS, given):
+        for name, value in zip(RATIO_PARAMETERS, given):
             if value is not None and tuple(value.shape) != shape:
                 error_msgs.append(
                     f'{prefix}{name} has shape {tuple(value.shape)}, but this '

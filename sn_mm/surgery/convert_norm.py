@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from sn_mm.anatomy.components import Components, select
+from sn_mm.anatomy.components import Components, in_components
 from sn_mm.anatomy.norms import (
     Rules,
     dimension,
@@ -26,6 +26,7 @@ from sn_mm.anatomy.norms import (
     num_channels,
 )
 from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
 
 from .frozen import keep_function, takes_over
@@ -46,7 +47,6 @@ _SETTINGS = (
 )
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
-_RATIOS = ('mean_weight', 'var_weight')
 _CONFIG_HINT = (
     '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
@@ -138,7 +138,7 @@ def swap_norms(
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
-    chosen = select(model, list(norms), components)
+    chosen = in_components(model, list(norms), components)
     norms = {name: norms[name] for name in chosen}
     targets = {name: _target(m, name, model, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
@@ -270,7 +270,7 @@ def _build(
         if name in own and own[name].shape == value.shape
     ]
     if not _same_logits(old, new):
-        kept = [name for name in kept if name not in _RATIOS]
+        kept = [name for name in kept if name not in RATIO_PARAMETERS]
     return new, kept
 
 

@@ -19,7 +19,7 @@ from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.norms import find_norms, has_ratios, is_plain_norm
 from sn_mm.anatomy.trace import NormTrace, trace_norms
 from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.hard import RATIOS, pick_ratios
+from sn_mm.layers.hard import RATIO_PARAMETERS, pick_ratios
 
 from .channel_affine import ChannelAffine
 from .convert_norm import _HOOKS, _replace
@@ -177,7 +177,7 @@ def _without_batch(
             added = fold_into(source, layer)
             action = f'into {seen.source}'
             return _Decision(nn.Identity(), action, added=added)
-    return _Decision(ChannelAffine.of(layer), 'affine', obstacle)
+    return _Decision(ChannelAffine.from_norm(layer), 'affine', obstacle)
 
 
 def _native(layer: nn.Module, name: str) -> nn.Module:
@@ -214,7 +214,7 @@ def _reduced(layer: nn.Module, used: set[str]) -> nn.Module:
         hard_ratios=True,
     ).to(layer.mean_weight.device, layer.mean_weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias
-    for name, ratios in zip(RATIOS, layer.ratios().values()):
+    for name, ratios in zip(RATIO_PARAMETERS, layer.ratios().values()):
         getattr(new, name).copy_(pick_ratios(ratios, indices))
     if new.track_running_stats:
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..triton.library import first_use, on
-from .switch import Switch
+from .switch_settings import Switch
 
 _TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
 _CHANNELS = 64

@@ -100,7 +100,7 @@ def record_sweeps(capability):
 
 def record_switch(capability):
     from sn_mm.kernels.fused import switch_kernels, switch_triton
-    from sn_mm.kernels.fused.switch import Switch
+    from sn_mm.kernels.fused.switch_settings import Switch
 
     recorder = Recorder()
     switch_triton._kernels = lambda: recorder

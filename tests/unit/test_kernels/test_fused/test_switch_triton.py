@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sn_mm.kernels.fused import switch_triton
-from sn_mm.kernels.fused.switch import Switch
+from sn_mm.kernels.fused.switch_settings import Switch
 from sn_mm.kernels.triton import library
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from sn_mm.analysis.advice import starts_of
 from sn_mm.datasets import DataError, check_dataloaders
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 
 # from the root of the checkout, as in the configs
 _PRETRAIN = osp.join('configs', 'pretrain')
@@ -74,7 +74,7 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
 
     Raises:
         LaunchError: if a folder, an annotation file, pictures or label maps
-            are missing; see :mod:`sn_mm.datasets.checks`.
+            are missing; see :mod:`sn_mm.datasets.data_checks`.
     """
     try:
         check_dataloaders(cfg, dataloaders)
