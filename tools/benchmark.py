@@ -35,8 +35,12 @@ def parse_args(args: list | None = None):
     parser.add_argument(
         'what',
         choices=[
-            *('layers', 'growth', 'detector', 'segmentor'),
-            *('inference', 'compiled'),
+            'layers',
+            'growth',
+            'detector',
+            'segmentor',
+            'inference',
+            'compiled',
         ],
         help='single layers, layers on growing inputs, whole steps, a '
         'detector with hard and folded SN in evaluation, or a backbone as it '

@@ -70,10 +70,6 @@ class LayerRatios:
         """Whether all ratios are numbers."""
         return all(np.isfinite(getattr(self, k)).all() for k in MOMENTS)
 
-    def is_hard(self) -> bool:
-        """Whether every ratio is 0 or 1."""
-        return all((getattr(self, k).max(-1) == 1).all() for k in MOMENTS)
-
     def is_tied(self) -> bool:
         """Whether some group has no single largest ratio."""
         return any((self.margin(k) == 0).any() for k in MOMENTS)

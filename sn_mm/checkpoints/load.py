@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Loading a public checkpoint into a model, with nothing left unsaid."""
+"""Loading a public checkpoint, reporting every tensor that is not used."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .quiet import (
     without_packaging_warnings,
     without_prints,
 )
-from .run_inputs import check_checkpoint, check_data, check_starts
+from .run_inputs import check_checkpoint, check_starts
 from .testing import draw_predictions, dump_predictions, enable_tta
 from .training import enable_amp, enable_auto_scale_lr, resuming, set_resume
 
@@ -26,7 +26,6 @@ __all__ = [
     'build_model',
     'build_runner',
     'check_checkpoint',
-    'check_data',
     'check_starts',
     'command',
     'draw_predictions',

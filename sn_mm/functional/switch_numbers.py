@@ -160,8 +160,12 @@ class NativeSwitch(SwitchNumbers):
         self._is_driven = True
         given = self._given()
         y, moments, batch = switch_driven.normalize(
-            *(self.switch, rows, _all_params(params), given),
-            *(is_worth_keeping(x), relu),
+            self.switch,
+            rows,
+            _all_params(params),
+            given,
+            is_worth_keeping(x),
+            relu,
         )
         if given is not None:
             return y, moments, (), (given,)
@@ -180,12 +184,24 @@ class NativeSwitch(SwitchNumbers):
                 _, _, brought = self.forward(sweeps.moments(x), params)
         if rows is None:
             return super().differentiate(
-                *(sweeps, dy, x, moments, params, brought, d_extras, needs),
+                sweeps,
+                dy,
+                x,
+                moments,
+                params,
+                brought,
+                d_extras,
+                needs,
                 relu,
             )
         d_x, d_params = switch_driven.differentiate(
-            *(self.switch, rows, moments, _all_params(params)),
-            *(brought[0] if brought else None, needs[0], relu),
+            self.switch,
+            rows,
+            moments,
+            _all_params(params),
+            brought[0] if brought else None,
+            needs[0],
+            relu,
         )
         return d_x, self._wanted(d_params, params, needs[1:])
 

@@ -158,7 +158,12 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            *(x, rule, mean_weight, var_weight, own['weight'], own['bias']),
+            x,
+            rule,
+            mean_weight,
+            var_weight,
+            own['weight'],
+            own['bias'],
             relu=self.rectifies,
         )
         if not isinstance(result, tuple):
@@ -306,16 +311,10 @@ class SwitchNorm(HardRatios, RowNorm):
         )
 
     # -- checkpoints -----------------------------------------------------
-    def _load_from_state_dict(
-        self,
-        state_dict,
-        prefix,
-        local_metadata,
-        strict,
-        missing_keys,
-        unexpected_keys,
-        error_msgs,
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
     ) -> None:
+        """Refuse another norm's state, and ratios of other statistics."""
         shape = self._ratio_shape()
         given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
         if prefix + 'weight' in state_dict and given == [None, None]:
@@ -328,22 +327,20 @@ class SwitchNorm(HardRatios, RowNorm):
             )
         for name, value in zip(RATIO_PARAMETERS, given):
             if value is not None and tuple(value.shape) != shape:
-                error_msgs.append(
+                errors.append(
                     f'{prefix}{name} has shape {tuple(value.shape)}, but this '
                     f'layer has statistics={self.statistics}, ratio_groups='
                     f'{self.ratio_groups} and needs {shape}: set statistics '
                     "in norm_cfg to the checkpoint's (three ratios: "
                     "('in', 'ln', 'bn'), two: ('in', 'ln'))"
                 )
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Choose by the ratios that were loaded, if they are to be hard."""
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
+        shape = self._ratio_shape()
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
             self.choose_()

@@ -171,8 +171,8 @@ def find_averaged(
         include_bn: also BatchNorm and SyncBN.
 
     Returns:
-        The layers that track BN statistics of the batch, by name; and the
-        names of those that have BN statistics, but other ones, with why.
+        The layers that track BN statistics of the batch, by name; and why
+        the others that have BN statistics keep theirs, by name.
 
     Raises:
         ValueError: if the model has no layer of these kinds.

@@ -22,9 +22,9 @@ from sn_mm.layers import SN1d, SN2d, SN3d
 from sn_mm.layers.hard import RATIO_PARAMETERS, pick_ratios
 
 from .channel_affine import ChannelAffine
-from .convert_norm import _HOOKS, _replace
 from .fold_conv import fold_into, foldable
 from .fold_report import FoldedLayer, FoldReport
+from .replace import has_hooks, replace_modules
 
 # A smaller map in the example may be a single position on a small image, and
 # there an instance norm is another thing than SN.
@@ -81,8 +81,9 @@ def fold_with_report(
         rows.append(row)
         if new is not layer:
             replaced[layer] = new
-    model = _replace(model, replaced)
-    model.eval()  # gives nothing back in the toolboxes' backbones
+    model = replace_modules(model, replaced)
+    # not chained: train() of mmdet's ResNet returns None
+    model.eval()
     report = FoldReport(rows, note)
     print_log(f'fold: {report.summary()}', logger='current')
     return model, report
@@ -141,7 +142,7 @@ def _decide(
     choices = layer.choices()
     if choices is None:
         return _Decision(layer, 'kept', 'soft ratios')
-    if any(getattr(layer, hooks, None) for hooks in _HOOKS):
+    if has_hooks(layer):
         return _Decision(layer, 'kept', 'has hooks')
     if not is_plain_norm(layer):
         return _Decision(layer, 'kept', 'is parametrized')

@@ -21,6 +21,7 @@ from tests.builders import (
     resnet,
     switch_norms,
 )
+from tests.utils import is_hard
 
 
 def layer(name: str, mean, var, statistics=('in', 'ln', 'bn')) -> LayerRatios:
@@ -72,9 +73,9 @@ def test_sparse_grouped_and_other_statistics():
 def test_hard_and_tied():
     model = resnet()
     assert all(r.is_tied() for r in ratios_of_model(model))
-    assert not any(r.is_hard() for r in ratios_of_model(model))
+    assert not any(is_hard(r) for r in ratios_of_model(model))
     harden(model)
-    assert all(r.is_hard() for r in ratios_of_model(model))
+    assert all(is_hard(r) for r in ratios_of_model(model))
     assert not any(r.is_tied() for r in ratios_of_model(model))
 
 

@@ -26,7 +26,7 @@ from tests.builders import (
     segmentor_config,
     switch_norms,
 )
-from tests.utils import relative_error
+from tests.utils import is_hard, relative_error
 
 HARD_CFG = dict(SN_CFG, hard_ratios=True)
 
@@ -108,7 +108,7 @@ def test_sparse_layers():
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
     assert all((layer.mean_fixed == 1).all() for layer in model)
-    assert [r.is_hard() for r in ratios_of_state(state)] == [True, True]
+    assert [is_hard(r) for r in ratios_of_state(state)] == [True, True]
 
 
 def test_plain_dicts_and_prefixes():

@@ -110,8 +110,9 @@ def exact(switch, moments, sums, params, size, given=None):
     if given is not None:
         given = [t.double() for t in given]
     near = moments[0].float().double()
-    centre, scale, bias = exact_factors(switch, m, v, params[:2], *params[2:],
-                                        given)  # fmt: skip
+    centre, scale, bias = exact_factors(
+        switch, m, v, params[:2], *params[2:], given
+    )
     s0, s1 = sums
     with torch.no_grad():
         d_centre = -scale * s0
@@ -227,8 +228,10 @@ def test_exchanged_batch_moments():
     switch = make_switch(names, 9)
     moments, sums, params = make_numbers(4, 6, 9, 3, 0)
     factors, coefficients, _ = exact(switch, moments, sums, params, 9)
-    halves = [(moments[:, i : i + 2].contiguous(),
-               sums[:, i : i + 2].contiguous()) for i in (0, 2)]  # fmt: skip
+    halves = [
+        (moments[:, i : i + 2].contiguous(), sums[:, i : i + 2].contiguous())
+        for i in (0, 2)
+    ]
     local = []
     for m, _ in halves:
         switch_triton.forward(
@@ -250,15 +253,23 @@ def test_exchanged_batch_moments():
             assert_close(ours, theirs)
     for pool, half in zip(pools, halves):
         switch_triton.backward(
-            switch, *half, *params, pool, size=9,
+            switch,
+            *half,
+            *params,
+            pool,
+            size=9,
             exchange=lambda t: sent.append(t) or t,
-        )  # fmt: skip
+        )
     share = (sent[0] + sent[1]) / 4
     for i, half in enumerate(halves):
         got, *_ = switch_triton.backward(
-            switch, *half, *params, pools[i], size=9,
+            switch,
+            *half,
+            *params,
+            pools[i],
+            size=9,
             exchange=lambda t: share,
-        )  # fmt: skip
+        )
         for ours, theirs in zip(got, coefficients[:, 2 * i : 2 * i + 2]):
             off = (ours - theirs).abs().max()
             assert off <= TIGHT * theirs.abs().max() + 1e-6
