@@ -17,8 +17,8 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
-from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
-from sn_mm.layers import SyncSN
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios, ratio_layers
+from sn_mm.layers import RowNorm
 from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
@@ -109,10 +109,11 @@ def _kind(module: nn.Module) -> str:
 
 
 def _uses_own_batch(module: nn.Module) -> bool:
-    if isinstance(module, SyncSN) or not module.training:
+    if not module.training:
         return False
-    if has_ratios(module):
-        return 'bn' in module.statistics and not module.bn_eval
+    if isinstance(module, RowNorm):
+        own = module.uses_batch_statistics and not module.bn_eval
+        return own and not module.is_synchronized
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm
     )
@@ -132,7 +133,7 @@ def table(rows: list[NormRow]) -> str:
     ]
     cells = []
     for row in rows:
-        ratios = [_ratio_text(row.ratios, kind) for kind in KINDS]
+        ratios = [_ratio_text(row.ratios, kind) for kind in MOMENTS]
         channels = '' if row.channels is None else str(row.channels)
         cells.append(
             [row.name, label(row.component), row.kind, channels]

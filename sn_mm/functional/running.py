@@ -32,7 +32,9 @@ def update_running(
         momentum: weight of the batch's; None averages over all batches.
     """
     kernels = switch_triton if mean.is_cuda else switch_native
-    if not is_recorded() and kernels.move(mean, var, count, batch, momentum):
+    if not is_recorded() and kernels.move_running(
+        mean, var, count, batch, momentum
+    ):
         return
     with torch.no_grad():
         _update(mean, var, count, batch, momentum)

@@ -37,7 +37,7 @@ class ChannelAffine(nn.Module):
         self.eps = eps
 
     @classmethod
-    def of(cls, norm: nn.Module) -> ChannelAffine:
+    def from_norm(cls, norm: nn.Module) -> ChannelAffine:
         """What a norm with running statistics does in evaluation."""
         return cls(
             norm.running_mean,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
-_KINDS = (
+_CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -21,9 +21,9 @@ _KINDS = (
     nn.Linear,
 )
 # A forward of its own may do more than convolve, as standardizing weights.
-_FORWARDS = {cls.forward for cls in _KINDS} | {
+_FORWARDS = {cls.forward for cls in _CONVOLUTIONS} | {
     getattr(wrappers, cls.__name__).forward
-    for cls in _KINDS
+    for cls in _CONVOLUTIONS
     if hasattr(wrappers, cls.__name__)
 }
 

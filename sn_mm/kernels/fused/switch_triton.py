@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..triton.library import first_use, on
-from .switch import Switch
+from .switch_settings import Switch
 
 _TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
 _CHANNELS = 64
@@ -267,7 +267,7 @@ def backward(
     return coefficients, d_mean_weight, d_var_weight, d_weight, d_bias
 
 
-def move(
+def move_running(
     mean: Tensor,
     var: Tensor,
     count: Tensor,
@@ -277,7 +277,7 @@ def move(
     """Move running statistics, in place, towards a batch's, in one launch.
 
     PyTorch's operations are 17 launches. Arguments and result: see
-    :func:`sn_mm.kernels.fused.switch_native.move`.
+    :func:`sn_mm.kernels.fused.switch_native.move_running`.
     """
     if momentum is None or why_not(mean.device) is not None:
         return False
