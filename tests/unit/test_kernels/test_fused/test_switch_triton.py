@@ -367,5 +367,7 @@ def test_other_running_statistics_are_left_to_pytorch():
         (running(24)[0][::2], var, count),
     ):
         assert not switch_triton.move_running(*others, pooled, 0.1)
-    assert not switch_triton.move_running(mean, var, count, pooled.float(), 0.1)
+    assert not switch_triton.move_running(
+        mean, var, count, pooled.float(), 0.1
+    )
     assert not switch_triton.move_running(mean, var, count, pooled, None)
