@@ -36,7 +36,8 @@ class NormRow:
             the optimizer is not known.
         batch: whether training normalizes with this process's batch; False
             for kinds without batch statistics, frozen and synchronized ones.
-        ratios: of SN layers, else None.
+        ratios: of layers that have such, else None.
+        norm_type: what a config calls the layer, where it is one of ours.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NormRow:
     decayed: str
     batch: bool
     ratios: LayerRatios | None = None
+    norm_type: str = ''
 
 
 def norm_rows(
@@ -85,6 +87,7 @@ def _row(name, module, model, decay, ratios) -> NormRow:
         decayed=decayed,
         batch=_uses_own_batch(module),
         ratios=ratios,
+        norm_type=getattr(module, 'norm_type', ''),
     )
 
 
@@ -112,8 +115,7 @@ def _uses_own_batch(module: nn.Module) -> bool:
     if not module.training:
         return False
     if isinstance(module, RowNorm):
-        own = module.uses_batch_statistics and not module.bn_eval
-        return own and not module.is_synchronized
+        return module.takes_batch and not module.is_synchronized
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm
     )

@@ -210,13 +210,15 @@ def _observed(
     """Averages, by layer, of the moments of all calls that happen inside.
 
     With momentum 1 the running statistics are those of the last call: each
-    layer's own training forward says what they are. The caller puts the
-    layers back.
+    layer's own training forward says what they are. Layers whose training
+    forward takes other moments than the batch's are told that they are
+    measured. The caller puts the layers back.
     """
     averages, handles = {}, []
     try:
         for name, layer in layers.items():
             layer.momentum = 1.0
+            layer.measures = True
             # a NaN from before would outlive a weight of 0
             layer.running_mean.zero_()
             layer.running_var.zero_()

@@ -173,6 +173,14 @@ def _check_unwrapped(model: nn.Module) -> None:
             )
 
 
+def _own_types() -> list[str]:
+    return sorted(
+        name
+        for name, cls in MODELS.module_dict.items()
+        if inspect.isclass(cls) and issubclass(cls, RowNorm)
+    )
+
+
 def _norm_class(kind: Any) -> type | None:
     if inspect.isclass(kind):
         return kind
@@ -198,8 +206,8 @@ def _target(
         cls = _norm_class(kind)
     if cls is None:
         raise KeyError(
-            f'norm type {kind!r} is not registered; sn_mm has SN, SN1d, SN2d, '
-            'SN3d and SyncSN, mmcv has BN, SyncBN, GN and IN'
+            f'norm type {kind!r} is not registered; sn_mm has '
+            f'{", ".join(_own_types())}, mmcv has BN, SyncBN, GN and IN'
         )
     if issubclass(cls, nn.LayerNorm) and cls.forward is nn.LayerNorm.forward:
         raise ValueError(
@@ -290,6 +298,7 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
     return (
         len(shapes) == 2
         and bool(shapes[0])
+        and hasattr(new, 'set_ratios_')
         and shapes[0] == shapes[1]
         and old.statistics == new.statistics
     )
@@ -309,6 +318,7 @@ def _hand_over(
     The tensors themselves: what else refers to them, an optimizer or a layer
     that shares them, goes on to do so. The same holds for handles of hooks.
     """
+    _spread_affine(old, new, kept)
     for name in kept:
         own = new._parameters if name in new._parameters else new._buffers
         value = _state(old)[name]
@@ -330,6 +340,16 @@ def _hand_over(
     if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
         new.choose_()
     new.train(old.training)
+
+
+def _spread_affine(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
+    """The old affine pair for each statistic that has one of its own."""
+    given, own = _state(old), _state(new)
+    for name in ('weight', 'bias'):
+        if name in kept or name not in given or name not in own:
+            continue
+        if given[name].shape == own[name].shape[1:]:
+            own[name].data.copy_(given[name].data.expand_as(own[name]))
 
 
 def _report(
