@@ -333,6 +333,24 @@ class RowNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- state dicts ------------------------------------------------------
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
+    ) -> None:
+        """Refuse a state dict of another layer, before anything is loaded.
+
+        Args:
+            prefix: of the layer's keys in ``state_dict``.
+            errors: texts put here become torch's error about the model.
+
+        Raises:
+            CheckpointError: if the layer would compute another function.
+        """
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Heed what a state dict brought; tensors that fit are loaded."""
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         state.write_settings(self, destination, prefix)
@@ -347,6 +365,7 @@ class RowNorm(_InstanceNorm):
         unexpected_keys,
         error_msgs,
     ) -> None:
+        self.check_loading(state_dict, prefix, error_msgs)
         state.check_settings(self, prefix, local_metadata)
         state.take_public(self, state_dict, prefix)
         # _InstanceNorm's own loader refuses running statistics without
@@ -360,3 +379,4 @@ class RowNorm(_InstanceNorm):
             unexpected_keys,
             error_msgs,
         )
+        self.after_loading(state_dict, prefix)
