@@ -52,6 +52,9 @@ class RowNorm(_InstanceNorm):
         needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
         options: default of each argument that the layer's text shows where
@@ -77,6 +80,7 @@ class RowNorm(_InstanceNorm):
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
@@ -189,6 +193,11 @@ class RowNorm(_InstanceNorm):
     def ratios(self) -> dict[str, Tensor]:
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
+
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
 
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""
