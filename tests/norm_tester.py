@@ -43,6 +43,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import AveragedModel
 
 from sn_mm.functional import switchable_norm_reference
+from sn_mm.functional.reference import kalman_norm_reference
 from sn_mm.functional.sparsestmax import sparsestmax
 from tests.builders import Toy, resnet, toy_runner
 from tests.distributed import run_processes
@@ -148,6 +149,19 @@ def _switch(layer, x, mean_weight, var_weight) -> Tensor:
     )
 
 
+def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Kalman Normalization of a layer for which nothing is predicted."""
+    return kalman_norm_reference(x, *affine_and_running(layer))[0]
+
+
+def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """weight, bias and, where they are in use, the running statistics."""
+    running = (None, None)
+    if layer.running_mean is not None and not layer.training:
+        running = (layer.running_mean, layer.running_var)
+    return layer.weight, layer.bias, *running
+
+
 # -- starts --------------------------------------------------------------
 def mild_ratios(layer: nn.Module) -> nn.Module:
     """As :func:`randomize`, without a choice of SparsestMax."""
@@ -187,6 +201,8 @@ NORMS = (
         dict(type='SN', statistics=('in', 'gn', 'bn'), num_groups=4),
         switch_oracle,
     ),
+    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
+    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')
