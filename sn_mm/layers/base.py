@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -14,6 +16,9 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+
+# Caveats that this program has been told of: one layer speaks for all.
+_SPOKEN: set[str] = set()
 
 
 class RowNorm(_InstanceNorm):
@@ -79,6 +84,7 @@ class RowNorm(_InstanceNorm):
     options = dict(bn_eval=False)
     public_names = {}
     _ranks = None  # any from 2 on
+    _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
 
     def __init__(
@@ -121,6 +127,8 @@ class RowNorm(_InstanceNorm):
         if is_recorded():
             return self.normalize(input)
         check_matrices(self, input)
+        if self.training and not self._has_spoken:
+            self._speak()
         try:
             return self.normalize(input)
         except Exception as error:
@@ -199,6 +207,20 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def caveat(self) -> str | None:
+        """What a layer that was built like this one is not, if anything.
+
+        A training says so once, and so does print_norms.
+        """
+        return None
+
+    def _speak(self) -> None:
+        self._has_spoken = True
+        text = self.caveat()
+        if text is not None and text not in _SPOKEN:
+            _SPOKEN.add(text)
+            warnings.warn(text, stacklevel=5)
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
