@@ -14,6 +14,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
 - :mod:`.foreign_norms`: the same, for state dicts of other norms.
+- :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
 - :mod:`.start_watch`: the hooks of mmengine's Runner.
@@ -26,6 +27,7 @@ configs, and :mod:`.cpu_processes`, while a Runner is built.
 
 import sn_mm_ops
 
+from .buffers_before_saving import sync_before_saving
 from .filled_models import fill_models
 from .foreign_norms import watch_loading
 from .fusion import refuse_fusion
@@ -49,6 +51,7 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     watch_loading()
+    sync_before_saving()
     refuse_fusion()
     register_pretrained()
     watch_starts()
@@ -64,6 +67,7 @@ __all__ = [
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'sync_before_saving',
     'watch_loading',
     'watch_starts',
     'watch_radius',

@@ -1,6 +1,6 @@
-# Six epochs of about 190 steps from scratch. As in the SN paper, norms
+# Three epochs of about 190 steps from scratch. As in the SN paper, norms
 # (gamma, beta and ratios) have no weight decay.
-max_epochs = 6
+max_epochs = 3
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
