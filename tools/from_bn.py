@@ -76,11 +76,10 @@ if __name__ == '__main__':
 
 import subprocess
 
+import sn_mm  # noqa: F401  (registers the layers)
 from bn_starts import results, starts
 from bn_starts.configs import config_text
 from bn_starts.runs import SERIES, Run, all_runs
-
-import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 
 _TRAIN = Path(__file__).resolve().with_name('train.py')

@@ -78,7 +78,9 @@ def endless(batches: Iterable[Any], first: int = 0) -> Iterator[Any]:
 
 
 def _differ_in_size(inputs: Any) -> bool:
-    return not isinstance(inputs, Tensor) and len({x.shape for x in inputs}) > 1
+    return (
+        not isinstance(inputs, Tensor) and len({x.shape for x in inputs}) > 1
+    )
 
 
 def _padded(preprocessor: nn.Module, batch: dict) -> dict:

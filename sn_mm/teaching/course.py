@@ -86,9 +86,7 @@ class Course:
         with written_whole(path) as temporary:
             torch.save(content, temporary)
 
-    def load(
-        self, path: str | Path, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def load(self, path: str | Path, optimizer: torch.optim.Optimizer) -> None:
         """Go on from what :meth:`save` wrote.
 
         Raises:

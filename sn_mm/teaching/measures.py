@@ -41,7 +41,12 @@ def relative_error(got: Tensor, want: Tensor) -> Tensor:
 
 
 def relative_errors(got: Outputs, want: Outputs) -> dict[str, Tensor]:
-    """:func:`relative_error` of each output; empty ones have none."""
+    """:func:`relative_error` of each output; empty ones have none.
+
+    Raises:
+        ValueError: unless both networks give the same kind of outputs.
+    """
+    _check_alike(got, want)
     return {
         name: relative_error(got[name], value)
         for name, value in want.items()
@@ -49,11 +54,33 @@ def relative_errors(got: Outputs, want: Outputs) -> dict[str, Tensor]:
     }
 
 
+def _check_alike(got: Outputs, want: Outputs) -> None:
+    shapes = [
+        {name: tuple(value.shape) for name, value in outputs.items()}
+        for outputs in (got, want)
+    ]
+    if not shapes[0]:
+        raise ValueError('the student gives no floating point tensor')
+    if shapes[0] != shapes[1]:
+        name = next(
+            n
+            for n in {**shapes[0], **shapes[1]}
+            if shapes[0].get(n) != shapes[1].get(n)
+        )
+        raise ValueError(
+            f'student and teacher differ in more than norms: {name} is '
+            f'{shapes[0].get(name, "missing")} of the student and '
+            f'{shapes[1].get(name, "missing")} of the teacher'
+        )
+
+
 def cosine(got: Tensor, want: Tensor, images: int) -> float:
     """Cosine of ``got`` and ``want``, flattened per picture, averaged."""
     got, want = got.detach().float(), want.float()
     if want.shape[0] == images:
-        return float(F.cosine_similarity(got.flatten(1), want.flatten(1)).mean())
+        return float(
+            F.cosine_similarity(got.flatten(1), want.flatten(1)).mean()
+        )
     return float(F.cosine_similarity(got.flatten(), want.flatten(), 0))
 
 

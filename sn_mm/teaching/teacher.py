@@ -206,7 +206,9 @@ def _check_filled(
             'a trained network of the same design; teach those parts alone '
             'that the file has (--parts), or name another file (--teacher)'
         )
-    wrong = [k for k, v in own.items() if k in state and state[k].shape != v.shape]
+    wrong = [
+        k for k, v in own.items() if k in state and state[k].shape != v.shape
+    ]
     if wrong:
         key = wrong[0]
         raise CheckpointError(

@@ -38,9 +38,7 @@ STARTS = {
     'sn-equal': Start("SN, BN's affine, equal ratios", _SN),
     'gn-transplanted': Start('GN, transplanted', _GN, ()),
     'gn-affine': Start("GN, BN's affine", _GN),
-    'sn-norms': Start(
-        'SN, transplanted, norms only', _SN, ('--norms-only',)
-    ),
+    'sn-norms': Start('SN, transplanted, norms only', _SN, ('--norms-only',)),
     'bn': Start('BN', dict(type='BN', requires_grad=True)),
     'sn-faster': Start(
         'SN, transplanted, ratios 20 times faster', _SN, (), ratio_rate=20.0

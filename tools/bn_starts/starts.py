@@ -89,7 +89,9 @@ def _begin(run: Run, bn: Path, data: Path, out: Path) -> None:
     """BN's affine parameters and nothing learned."""
     cfg = cli.load_config(str(_config(run, bn, data, out.with_suffix('.py'))))
     student = cli.build_model(cfg)
-    begin(student, make_teacher(student, str(bn), ('backbone',)), ('backbone',))
+    begin(
+        student, make_teacher(student, str(bn), ('backbone',)), ('backbone',)
+    )
     _save(student.backbone.state_dict(), out)
 
 
