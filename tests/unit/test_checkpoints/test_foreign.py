@@ -107,11 +107,15 @@ class Runs:
         return eval, ('1 / 0',)
 
 
-def test_code_in_the_file_of_a_run_is_refused(tmp_path):
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_beside_the_weights_is_passed_over(tmp_path, zipped):
+    model = resnet(norm_cfg=BN_CFG)
     path = tmp_path / 'run.pth'
-    torch.save(dict(state_dict=dict(a=torch.ones(1)), hub=Runs()), path)
+    content = dict(state_dict=model.state_dict(), hub=Runs(), x=[Runs()])
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    load_pretrained(resnet(norm_cfg=SN_CFG), f'bn2sn://{path}')
     with pytest.raises(CheckpointError, match='eval'):
-        read_checkpoint(path, of_run=True)
+        read_checkpoint(path)
 
 
 def test_negative_variance_names_its_key(tmp_path):
