@@ -15,8 +15,8 @@ from torch import nn
 
 from sn_mm.anatomy.components import label
 from sn_mm.anatomy.untrained import untrained_for_good
-from sn_mm.checkpoints.bn import without_wrapper
 from sn_mm.checkpoints.foreign import TO_SN, other_norms
+from sn_mm.checkpoints.leaves import without_wrappers
 from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names
@@ -114,7 +114,7 @@ def _misfit(model: nn.Module, start: Start) -> Iterator[str]:
     if path is None:
         return
     try:
-        state = without_wrapper(read_checkpoint(path, of_run=True).state)
+        state = without_wrappers(read_checkpoint(path, of_run=True).state)
         part = model.get_submodule(start.part)
     except (CheckpointError, AttributeError):
         return  # told by whoever loads it

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy import find_norms
-from sn_mm.checkpoints.bn import bn_layers, without_wrapper
+from sn_mm.checkpoints.bn import bn_layers
+from sn_mm.checkpoints.leaves import without_wrappers
 from sn_mm.checkpoints.sources import BN, SN, open_files, parse
 from sn_mm.layers import RowNorm
 from sn_mm.surgery.convert_norm import swap_norms
@@ -71,7 +72,7 @@ def make_teacher(
             fill the parts that are taught.
     """
     file = _opened(source)
-    found = without_wrapper(file.state)
+    found = without_wrappers(file.state)
     if not bn_layers(found):
         raise CheckpointError(
             f'{source} has no batch norm (weight, bias, running_mean, '
