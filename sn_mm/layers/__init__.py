@@ -2,16 +2,22 @@
 """The normalization layers: importing this package registers them."""
 
 from .base import RowNorm
+from .dynamic import DN, SyncDN
+from .exemplar import EN, SyncEN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'DN',
+    'EN',
     'RowNorm',
     'SN1d',
     'SN2d',
     'SN3d',
     'SSN',
+    'SyncDN',
+    'SyncEN',
     'SyncSN',
     'SyncSN1d',
     'SyncSN3d',

@@ -18,8 +18,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
-- :mod:`.start_watch`: the hooks of mmengine's Runner.
-- :mod:`.radius_watch`: the hooks of mmengine's Runner.
+- :mod:`.runner_hooks`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
@@ -37,8 +36,7 @@ from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
-from .radius_watch import watch_radius
-from .start_watch import watch_starts
+from .runner_hooks import watch_runners
 from .sync_bn import watch_sync_bn
 
 
@@ -56,8 +54,7 @@ def apply() -> None:
     sync_before_saving()
     refuse_fusion()
     register_pretrained()
-    watch_starts()
-    watch_radius()
+    watch_runners()
 
 
 __all__ = [
@@ -72,7 +69,6 @@ __all__ = [
     'restore_in1d',
     'sync_before_saving',
     'watch_loading',
-    'watch_starts',
-    'watch_radius',
+    'watch_runners',
     'watch_sync_bn',
 ]
