@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-<<<<<<< HEAD
 import torch
-=======
 from mmengine.registry import MODELS
->>>>>>> main
 from torch import nn
 
 from sn_mm.anatomy.components import label

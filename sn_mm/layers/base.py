@@ -14,6 +14,7 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
 
 
 class RowNorm(_InstanceNorm):
@@ -80,6 +81,10 @@ class RowNorm(_InstanceNorm):
     public_names = {}
     _ranks = None  # any from 2 on
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
