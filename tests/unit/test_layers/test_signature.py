@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import skip_init
 
-from sn_mm import SN, SN1d, SN3d, SSN, SyncSN, SyncSSN
+from sn_mm import SN, SSN, SN1d, SN3d, SyncSN, SyncSSN
 
 NORMS = (SN, SN1d, SN3d, SyncSN, SSN, SyncSSN)
 
