@@ -16,6 +16,7 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
 
 # Caveats that this program has been told of: one layer speaks for all.
 _SPOKEN: set[str] = set()
@@ -86,6 +87,10 @@ class RowNorm(_InstanceNorm):
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
