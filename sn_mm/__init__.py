@@ -24,6 +24,7 @@ __all__ = [
     'fuse_relu',
     'harden',
     'load_pretrained',
+    'transplant',
     'update_batch_average',
 ]
 
@@ -34,6 +35,7 @@ _LATER = {
     'fold': 'surgery',
     'fuse_relu': 'surgery',
     'harden': 'surgery',
+    'transplant': 'teaching',
 }
 
 
