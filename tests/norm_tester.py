@@ -47,6 +47,7 @@ from sn_mm.functional.reference import (
     dynamic_norm_reference,
     exemplar_norm_reference,
     kalman_norm_reference,
+    population_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
@@ -197,6 +198,15 @@ def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
     return layer.weight, layer.bias, *running
 
 
+def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Population Normalization: the same in both modes."""
+    return population_norm_reference(
+        *(x, layer.running_mean, layer.running_var),
+        *(layer.weight, layer.bias),
+        eps=layer.eps,
+    )
+
+
 # -- starts --------------------------------------------------------------
 def mild_ratios(layer: nn.Module) -> nn.Module:
     """As :func:`randomize`, without a choice of SparsestMax."""
@@ -239,6 +249,7 @@ NORMS = (
     ),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
+    Norm('PN', dict(type='PN'), population_oracle),
     Norm('EN', dict(type='EN'), exemplar_oracle),
     Norm('SyncEN', dict(type='SyncEN'), exemplar_oracle),
     Norm(

@@ -198,6 +198,30 @@ def exemplar_norm_reference(
     return y.view(x.shape)
 
 
+def population_norm_reference(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalization with given moments, which are constants.
+
+    Args:
+        x: (N, C, *spatial).
+        mean, var, weight, bias: (C,), or None of the last two.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    std = torch.sqrt(var.detach() + eps)
+    y = (flat - mean.detach()[:, None]) / std[:, None]
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
 def _kronecker(
     gates: Tensor, number: int, like: Tensor, whole: bool = False
 ) -> Tensor:

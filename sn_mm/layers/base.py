@@ -55,8 +55,12 @@ class RowNorm(_InstanceNorm):
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
         options: default of each argument that the layer's text shows where
@@ -77,10 +81,12 @@ class RowNorm(_InstanceNorm):
     bn_eval = False
     measures = False
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
@@ -201,6 +207,11 @@ class RowNorm(_InstanceNorm):
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
 
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
+
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""
         return None
@@ -226,6 +237,21 @@ class RowNorm(_InstanceNorm):
         if text is not None and text not in _SPOKEN:
             _SPOKEN.add(text)
             warnings.warn(text, stacklevel=5)
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
