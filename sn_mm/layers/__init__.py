@@ -4,6 +4,7 @@
 from .base import RowNorm
 from .dynamic import DN, SyncDN
 from .exemplar import EN, SyncEN
+from .kalman import KN, SyncKN
 from .population import PN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
@@ -12,6 +13,7 @@ from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 __all__ = [
     'DN',
     'EN',
+    'KN',
     'PN',
     'RowNorm',
     'SN1d',
@@ -20,6 +22,7 @@ __all__ = [
     'SSN',
     'SyncDN',
     'SyncEN',
+    'SyncKN',
     'SyncSN',
     'SyncSN1d',
     'SyncSN3d',

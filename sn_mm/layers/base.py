@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -14,6 +16,10 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
+
+# Caveats that this program has been told of: one layer speaks for all.
+_SPOKEN: set[str] = set()
 
 
 class RowNorm(_InstanceNorm):
@@ -85,7 +91,12 @@ class RowNorm(_InstanceNorm):
     options = dict(bn_eval=False)
     public_names = {}
     _ranks = None  # any from 2 on
+    _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
@@ -127,6 +138,8 @@ class RowNorm(_InstanceNorm):
         if is_recorded():
             return self.normalize(input)
         check_matrices(self, input)
+        if self.training and not self._has_spoken:
+            self._speak()
         try:
             return self.normalize(input)
         except Exception as error:
@@ -210,6 +223,20 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def caveat(self) -> str | None:
+        """What a layer that was built like this one is not, if anything.
+
+        A training says so once, and so does print_norms.
+        """
+        return None
+
+    def _speak(self) -> None:
+        self._has_spoken = True
+        text = self.caveat()
+        if text is not None and text not in _SPOKEN:
+            _SPOKEN.add(text)
+            warnings.warn(text, stacklevel=5)
 
     def constant_map(self, x: Tensor) -> Tensor:
         """The output of ``inference_moments``: x is not read for moments."""
