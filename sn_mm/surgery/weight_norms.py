@@ -327,9 +327,11 @@ def _parametrize(module: nn.Module, method: str) -> None:
 def _take_weight(module: nn.Module, state_dict, prefix: str, *args) -> None:
     """A file's plain weight under the names of the parametrization."""
     weight = state_dict.get(prefix + 'weight')
-    original = module.parametrizations.weight
-    if weight is None or weight.shape != module.weight.shape:
+    if weight is None or not is_parametrized(module):
         return
+    original = module.parametrizations.weight
+    if weight.shape != module.weight.shape:
+        return  # torch speaks of the key that it does not know
     del state_dict[prefix + 'weight']
     with torch.no_grad():
         for name, value in _originals(original, weight).items():

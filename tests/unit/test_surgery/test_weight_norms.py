@@ -147,7 +147,7 @@ def test_initialization_reaches_the_parameters_of_the_optimizer(method):
 @ON
 def test_config_switch_beside_sn(method, tmp_path):
     """A detector by its config: start from a file, a step, its states."""
-    cfg = faster_rcnn_config(dict(type='SN')).model
+    cfg = faster_rcnn_config(dict(type='SN'), frozen_stages=-1).model
     plain = build('mmdet', copy.deepcopy(cfg))
     nn.init.normal_(plain.backbone.conv1.weight)
     path = tmp_path / 'backbone.pth'
