@@ -2,18 +2,21 @@
 """The normalization layers: importing this package registers them."""
 
 from .base import RowNorm
+from .hyper import BHN, SyncBHN
 from .kalman import KN, SyncKN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'BHN',
     'KN',
     'RowNorm',
     'SN1d',
     'SN2d',
     'SN3d',
     'SSN',
+    'SyncBHN',
     'SyncKN',
     'SyncSN',
     'SyncSN1d',

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sn_mm.functional import normalize_rows
 from sn_mm.functional.kalman import KalmanRule
@@ -84,7 +85,6 @@ class KN(RowNorm):
     settings = ('eps',)
     options = dict(p=0.05, bn_eval=False)
     is_first = is_relayed = False
-    relay = None
 
     def __init__(
         self,
@@ -145,6 +145,13 @@ class KN(RowNorm):
         if relay is not None:
             relay.left = MapMoments(*mixed, x.shape[2:])
         return y
+
+    def take_place_of(
+        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+    ) -> None:
+        """A KN layer of another kind gets the same moments."""
+        if isinstance(old, KN):
+            self.is_first, self.is_relayed = old.is_first, old.is_relayed
 
     def caveat(self) -> str | None:
         """What a config that builds it like this does not get."""
