@@ -30,7 +30,7 @@ from .infer import infer_parts
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report
-from .sources import BN, about, open_files, parse, recognized
+from .sources import BN, named_in_errors, open_files, parse, recognized
 
 _META = 'sn_mm'
 PUBLIC = 'public'
@@ -82,12 +82,12 @@ def convert_source(
         if len(parsed.names) != 1:
             raise CheckpointError('--to public takes one file')
         file = open_files(parsed.names, progress, of_run=True)[0]
-        with about(file):
+        with named_in_errors(file):
             return _to_public(file, part)
     if parsed.scheme == BN:
         file = open_files(parsed.names, progress, of_run=True)[0]
         report = Report(str(file.path), 'network with BN')
-        with about(file):
+        with named_in_errors(file):
             state = bn_to_sn(
                 without_wrapper(file.state), report, **parsed.options
             )
@@ -104,7 +104,7 @@ def _from_public(
     for file, layout in found:
         report = Report(str(file.path), str(layout))
         style = style_of(to, layout, len(found) > 1)
-        with about(file):
+        with named_in_errors(file):
             part = convert(file.state, layout, name_of(style), report)
         state.update(part)
         metadata.update(part._metadata)

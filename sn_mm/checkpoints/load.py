@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Loading a public checkpoint into a model, with nothing left unsaid."""
+"""Loading a public checkpoint, reporting every tensor that is not used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .bn import (
     sn_name,
     without_wrapper,
 )
-from .checks import contradictions
+from .contradictions import contradictions
 from .convert import (
     Name,
     backbone_name,
@@ -32,8 +32,8 @@ from .convert import (
 )
 from .layouts import Layout
 from .reader import CheckpointFile
-from .report import Dropped, Report, log
-from .sources import BN, Source, about, open_files, parse, recognized
+from .report import Dropped, Report, log_report
+from .sources import BN, Source, named_in_errors, open_files, parse, recognized
 
 Opened = tuple[CheckpointFile, Optional[Layout]]
 
@@ -63,7 +63,7 @@ def load_pretrained(
             the model is unchanged.
     """
     source = parse(checkpoint)
-    return fill(model, source, open_source(source), prefix)
+    return fill_model(model, source, open_source(source), prefix)
 
 
 def open_source(source: Source) -> list[Opened]:
@@ -73,7 +73,7 @@ def open_source(source: Source) -> list[Opened]:
     return recognized(source)
 
 
-def fill(
+def fill_model(
     model: nn.Module,
     source: Source,
     opened: list[Opened],
@@ -103,7 +103,7 @@ def fill(
             'of another depth or design than the file'
         )
     model.load_state_dict(state, strict=False)
-    log(report)
+    log_report(report)
     return report
 
 
@@ -118,7 +118,7 @@ def _from_public(
     state: OrderedDict[str, Tensor] = OrderedDict()
     titles = []
     for file, layout in opened:
-        with about(file):
+        with named_in_errors(file):
             name = _present(_fitting_name(layout, own, prefix), own)
             problems = contradictions(model, layout, name)
             if problems:
@@ -202,7 +202,7 @@ def _from_bn(
 ) -> OrderedDict[str, Tensor]:
     own, modules = model.state_dict(), dict(model.named_modules())
     report.layout = 'network with BN'
-    with about(file):
+    with named_in_errors(file):
         file.state = without_wrapper(file.state)
         if not bn_layers(file.state):
             bn_to_sn(file.state, report)  # raises, saying what there is

@@ -15,7 +15,7 @@ from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
 
 from . import state
-from .blame import blame_tensor
+from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
 
 # Caveats that this program has been told of: one layer speaks for all.
@@ -55,6 +55,7 @@ class RowNorm(_InstanceNorm):
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
         settings: names of attributes that decide what the layer computes
@@ -79,6 +80,7 @@ class RowNorm(_InstanceNorm):
     bn_eval = False
     measures = False
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
@@ -132,6 +134,7 @@ class RowNorm(_InstanceNorm):
             return self.normalize(input)
         if self.training and not self._has_spoken:
             self._speak()
+        check_matrices(self, input)
         try:
             return self.normalize(input)
         except Exception as error:
@@ -234,6 +237,21 @@ class RowNorm(_InstanceNorm):
         if text is not None and text not in _SPOKEN:
             _SPOKEN.add(text)
             warnings.warn(text, stacklevel=5)
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
@@ -357,6 +375,24 @@ class RowNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- state dicts ------------------------------------------------------
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
+    ) -> None:
+        """Refuse a state dict of another layer, before anything is loaded.
+
+        Args:
+            prefix: of the layer's keys in ``state_dict``.
+            errors: texts put here become torch's error about the model.
+
+        Raises:
+            CheckpointError: if the layer would compute another function.
+        """
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Heed what a state dict brought; tensors that fit are loaded."""
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         state.write_settings(self, destination, prefix)
@@ -371,6 +407,7 @@ class RowNorm(_InstanceNorm):
         unexpected_keys,
         error_msgs,
     ) -> None:
+        self.check_loading(state_dict, prefix, error_msgs)
         state.check_settings(self, prefix, local_metadata)
         state.take_public(self, state_dict, prefix)
         # _InstanceNorm's own loader refuses running statistics without
@@ -384,3 +421,4 @@ class RowNorm(_InstanceNorm):
             unexpected_keys,
             error_msgs,
         )
+        self.after_loading(state_dict, prefix)

@@ -16,8 +16,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.foreign_norms`: the same, for state dicts of other norms.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
-- :mod:`.start_watch`: the hooks of mmengine's Runner.
-- :mod:`.radius_watch`: the hooks of mmengine's Runner.
+- :mod:`.runner_hooks`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
@@ -34,8 +33,7 @@ from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
-from .radius_watch import watch_radius
-from .start_watch import watch_starts
+from .runner_hooks import watch_runners
 from .sync_bn import watch_sync_bn
 
 
@@ -51,8 +49,7 @@ def apply() -> None:
     watch_loading()
     refuse_fusion()
     register_pretrained()
-    watch_starts()
-    watch_radius()
+    watch_runners()
 
 
 __all__ = [
@@ -65,7 +62,6 @@ __all__ = [
     'register_pretrained',
     'restore_in1d',
     'watch_loading',
-    'watch_starts',
-    'watch_radius',
+    'watch_runners',
     'watch_sync_bn',
 ]
