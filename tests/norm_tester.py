@@ -46,11 +46,13 @@ from torch.optim.swa_utils import AveragedModel
 from sn_mm.functional.reference import (
     dynamic_norm_reference,
     exemplar_norm_reference,
+    hyper_norm_reference,
     kalman_norm_reference,
     population_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
+from sn_mm.layers.hyper import LSTM
 from tests.builders import Toy, resnet, toy_runner
 from tests.distributed import run_processes
 from tests.utils import (
@@ -154,12 +156,20 @@ def _switch(layer, x, mean_weight, var_weight) -> Tensor:
         x,
         mean_weight,
         var_weight,
-        *affine_and_running(layer),
+        layer.weight,
+        layer.bias,
+        *running_of(layer),
         statistics=layer.statistics,
         unbiased=layer.unbiased,
         num_groups=layer.num_groups,
         eps=layer.eps,
     )
+
+
+def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Kalman Normalization of a layer for which nothing is predicted."""
+    own = layer.weight, layer.bias, *running_of(layer)
+    return kalman_norm_reference(x, *own)[0]
 
 
 def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
@@ -168,7 +178,7 @@ def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
         (g > 0).to(g) + g - g.detach() for g in (layer.gates_c, layer.gates_n)
     ]
     return dynamic_norm_reference(
-        *(x, *gates, *affine_and_running(layer)),
+        *(x, *gates, layer.weight, layer.bias, *running_of(layer)),
         whole_batch=True,
         eps=layer.eps,
     )
@@ -178,24 +188,11 @@ def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     """Exemplar Normalization."""
     return exemplar_norm_reference(
         *(x, layer.embed_weight, layer.ratio_weight, layer.ratio_bias),
-        *affine_and_running(layer),
+        *(layer.weight, layer.bias, *running_of(layer)),
         statistics=layer.statistics,
         num_groups=layer.num_groups,
         eps=layer.eps,
     )
-
-
-def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
-    """Kalman Normalization of a layer for which nothing is predicted."""
-    return kalman_norm_reference(x, *affine_and_running(layer))[0]
-
-
-def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
-    """weight, bias and, where they are in use, the running statistics."""
-    running = (None, None)
-    if layer.running_mean is not None and not layer.training:
-        running = (layer.running_mean, layer.running_var)
-    return layer.weight, layer.bias, *running
 
 
 def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
@@ -205,6 +202,20 @@ def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
         *(layer.weight, layer.bias),
         eps=layer.eps,
     )
+
+
+def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """HyperNormalization of a layer with an LSTM of its own."""
+    return hyper_norm_reference(
+        x, dict(zip(LSTM, layer.lstm())), *running_of(layer)
+    )[0]
+
+
+def running_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Running moments, where the mode takes them."""
+    if layer.running_mean is None or layer.training:
+        return None, None
+    return layer.running_mean, layer.running_var
 
 
 # -- starts --------------------------------------------------------------
@@ -247,6 +258,10 @@ NORMS = (
         dict(type='SN', statistics=('in', 'gn', 'bn'), num_groups=4),
         switch_oracle,
     ),
+    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
+    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
+    Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
+    Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
     Norm('PN', dict(type='PN'), population_oracle),
@@ -257,8 +272,6 @@ NORMS = (
         dict(type='EN', statistics=('in', 'gn'), num_groups=4),
         exemplar_oracle,
     ),
-    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
-    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')
@@ -564,8 +577,9 @@ class NormTester:
 
     def test_a_missing_tensor_is_named(self, norm):
         state = norm.layer().state_dict()
-        state.pop('weight')
-        with pytest.raises(RuntimeError, match='weight'):
+        name = next(iter(state))
+        state.pop(name)
+        with pytest.raises(RuntimeError, match=name):
             norm.build().load_state_dict(state)
 
     def test_made_on_no_device(self, norm):
@@ -884,7 +898,10 @@ class NormTester:
             for key, value in layer.state_dict().items():
                 if is_frozen:
                     assert torch.equal(value, before[f'{name}.{key}']), key
-            moved = not torch.equal(layer.bias, before[f'{name}.bias'])
+            moved = any(
+                not torch.equal(p, before[f'{name}.{key}'])
+                for key, p in layer.named_parameters()
+            )
             assert moved is not is_frozen, name
 
     @slow

@@ -4,6 +4,7 @@
 from .base import RowNorm
 from .dynamic import DN, SyncDN
 from .exemplar import EN, SyncEN
+from .hyper import BHN, SyncBHN
 from .kalman import KN, SyncKN
 from .population import PN
 from .sparse import SSN, SyncSSN
@@ -11,6 +12,7 @@ from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'BHN',
     'DN',
     'EN',
     'KN',
@@ -21,6 +23,7 @@ __all__ = [
     'SN3d',
     'SSN',
     'SyncDN',
+    'SyncBHN',
     'SyncEN',
     'SyncKN',
     'SyncSN',

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,8 @@ class RowNorm(_InstanceNorm):
             it is another.
         public_names: names of tensors in the state dicts of the method's
             public code, and ours: both are loaded.
+        relay: of the call that is under way, where a layer takes or leaves
+            more than its input and output, see :mod:`.relay`.
 
     Raises:
         TypeError, ValueError: if ``num_features`` is no positive int, or
@@ -90,6 +93,7 @@ class RowNorm(_InstanceNorm):
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
+    relay = None
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
@@ -137,9 +141,9 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
-        check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
+        check_matrices(self, input)
         try:
             return self.normalize(input)
         except Exception as error:
@@ -223,6 +227,16 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def take_place_of(
+        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+    ) -> None:
+        """Take over what the model around has made of a layer.
+
+        Args:
+            old: the norm in whose place this one was put.
+            replaced: new norms by old ones, of the whole model.
+        """
 
     def caveat(self) -> str | None:
         """What a layer that was built like this one is not, if anything.
@@ -365,6 +379,12 @@ class RowNorm(_InstanceNorm):
         Fusion passes (mmengine's ``efficient_conv_bn_eval``, torch's
         ``fuse``) then see a module that is no batch norm.
         """
+        if self.relay is not None:
+            raise RuntimeError(
+                f'{type(self).__name__} takes and leaves more than x here, '
+                'which an fx graph cannot have: leave this part of the model '
+                'out of what is traced (efficient_conv_bn_eval)'
+            )
         name = x.tracer.path_of_module(self)
         return x.tracer.create_proxy('call_module', name, (x,), {})
 

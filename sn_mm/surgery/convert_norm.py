@@ -147,6 +147,9 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
+    for old, new in replaced.items():
+        if isinstance(new, RowNorm):
+            new.take_place_of(old, replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
