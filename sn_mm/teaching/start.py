@@ -22,7 +22,7 @@ def start_content(
     parts: Sequence[str],
     done: Transplant,
     about: Mapping[str, Any],
-    meta: Mapping[str, Any] | None = None,
+    dataset_meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What to save.
 
@@ -32,7 +32,7 @@ def start_content(
             backbone's, for ``init_cfg``; of more, the whole model's.
         done: the account.
         about: teacher, number of pictures, and what else is to be noted.
-        meta: of the teacher's file; its classes are kept for a whole model.
+        dataset_meta: the teacher's classes, which a whole model keeps.
 
     Returns:
         'state_dict', on the CPU, and 'meta', of text and numbers.
@@ -59,8 +59,8 @@ def start_content(
         ),
     )
     kept = {}
-    if 'heads' in parts and (meta or {}).get('dataset_meta'):
-        kept['dataset_meta'] = meta['dataset_meta']
+    if 'heads' in parts and dataset_meta:
+        kept['dataset_meta'] = dict(dataset_meta)
     return dict(meta=dict(kept, transplant=noted), state_dict=state)
 
 

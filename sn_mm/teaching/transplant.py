@@ -181,6 +181,7 @@ def transplant(
         _modes_kept(student, teacher),
     ):
         torch.manual_seed(seed)
+        student.train()  # some backbones freeze stages only now
         if held_out is None:
             held_out = list(islice(endless(batches), _FIRST))
         teacher.eval()
