@@ -53,7 +53,8 @@ def start_content(
         after=[list(a) for a in done.after],
         versions=dict(
             sn_mm=__version__,
-            torch=torch.__version__,
+            # of a class that loading without code refuses
+            torch=str(torch.__version__),
             mmengine=mmengine.__version__,
             python=platform.python_version(),
         ),

@@ -85,7 +85,7 @@ def error_of(*args):
 def quick(name, teacher, out, *more):
     return (
         DEMO / name.format('sn'),
-        '--teacher', teacher, '--out', out, '--steps', 16, *more,
+        '--teacher', teacher, '--out', out, '--steps', 10, *more,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_a_backbones_start_loads_strictly(networks, tmp_path, capsys):
     load_checkpoint(model.backbone, str(out), strict=True)
     noted = torch.load(out, weights_only=True)['meta']['transplant']
     assert noted['teacher'] == str(networks[DETECTOR])
-    assert noted['pictures'] == 10 and noted['steps'] == 16
+    assert noted['pictures'] == 10 and noted['steps'] == 10
     assert noted['parts'] == ['backbone'] and noted['batch_size'] == 2
     assert sum(a[2] for a in noted['after']) < sum(
         b[2] for b in noted['before']
@@ -146,8 +146,8 @@ def test_norms_only_and_a_folder(networks, data, tmp_path, capsys):
     (folder / '0_broken.jpg').write_bytes(b'nothing')
     out = tmp_path / 'start.pth'
     main(
-        *quick(DETECTOR, networks[DETECTOR], out, '--norms-only', '--lr', 0.01),
-        '--pictures', folder, '--batch-size', 3,
+        *quick(DETECTOR, networks[DETECTOR], out, '--norms-only'),
+        '--lr', 0.01, '--pictures', folder, '--batch-size', 3,
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert f'cannot be read: {folder / "0_broken.jpg"}' in printed
@@ -169,7 +169,7 @@ def test_interrupted_and_resumed(networks, tmp_path, monkeypatch, capsys):
     unfinished = tmp_path / 'out.pth.unfinished'
     arguments = quick(DETECTOR, networks[DETECTOR], out, '--lr', 0.01)
     with monkeypatch.context() as patch:
-        _interrupt(patch, after=9)
+        _interrupt(patch, after=6)
         assert '--resume goes on' in error_of(*arguments)
     assert unfinished.exists() and not out.exists()
     assert 'go on with --resume' in error_of(*arguments)

@@ -55,7 +55,7 @@ def test_the_file_is_text_numbers_and_tensors(tmp_path):
         assert noted['teacher'] == 'bn.pth' and noted['pictures'] == 12
         assert noted['steps'] == 40 and noted['best_step'] == 30
         assert noted['after'] == [['backbone', 0.9, 0.2]]
-        assert noted['versions']['torch'] == torch.__version__
+        assert noted['versions']['torch'] == str(torch.__version__)
         assert ('dataset_meta' in read['meta']) is kept
     values = content['state_dict'].values()
     assert size_of(content) == 4 * sum(v.numel() for v in values)
