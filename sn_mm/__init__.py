@@ -25,6 +25,7 @@ __all__ = [
     'gamma_decay',
     'harden',
     'load_pretrained',
+    'share_lstm',
     'update_batch_average',
 ]
 
@@ -35,6 +36,7 @@ _LATER = {
     'fold': 'surgery',
     'fuse_relu': 'surgery',
     'harden': 'surgery',
+    'share_lstm': 'surgery',
 }
 
 
