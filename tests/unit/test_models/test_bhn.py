@@ -13,6 +13,7 @@ from mmengine.model import (
     ExponentialMovingAverage,
     MMDistributedDataParallel,
 )
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import sn_mm.models.bhn  # noqa: F401  (registers the backbones)
@@ -54,11 +55,11 @@ def classifier(features: int) -> int:
 @pytest.mark.parametrize('scope', SCOPES)
 def test_parameters_of_resnets(scope, hyper_norm, depth):
     features, bn, bhn = RESNETS[depth]
+    options = dict(depth=depth, _scope_=scope)
     with torch.device('meta'):
-        before = build(scope, dict(type='ResNet', depth=depth))
-        model = build(
-            scope,
-            dict(type='BHNResNet', depth=depth, hyper_norm=hyper_norm),
+        before = MODELS.build(dict(type='ResNet', **options))
+        model = MODELS.build(
+            dict(type='BHNResNet', hyper_norm=hyper_norm, **options)
         )
     assert parameters(before) + classifier(features) == bn
     assert parameters(model) + classifier(features) == bhn
