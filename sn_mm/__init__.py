@@ -26,6 +26,7 @@ __all__ = [
     'harden',
     'load_pretrained',
     'share_lstm',
+    'transplant',
     'update_batch_average',
 ]
 
@@ -37,6 +38,7 @@ _LATER = {
     'fuse_relu': 'surgery',
     'harden': 'surgery',
     'share_lstm': 'surgery',
+    'transplant': 'teaching',
 }
 
 

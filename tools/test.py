@@ -64,7 +64,6 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.checkpoints.foreign import other_norms_refused
 from sn_mm.datasets import DataError, check_dataloaders
 
 
@@ -89,8 +88,7 @@ def main(args: list | None = None) -> None:
         cli.enable_tta(cfg, scope)
     if args.out:
         cli.dump_predictions(cfg, scope, args.out)
-    with other_norms_refused():
-        cli.build_runner(cfg).test()
+    cli.build_runner(cfg).test()
     if pictures:
         print(f'pictures: {pictures}')
 

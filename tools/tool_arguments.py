@@ -35,15 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='folder of logs and checkpoints (default: work_dir of the '
         'config, or work_dirs/ and the name of the config)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Settings,
-        metavar='KEY=VALUE',
-        help='settings that override the config: model.backbone.depth=34 '
-        'train_cfg.max_epochs=2; lists as key="[a,b]" or key=a,b, nested '
-        'ones as key="[(a,b),(c,d)]", without blanks',
-    )
+    add_settings_argument(parser)
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
@@ -58,6 +50,23 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         help='set by the launcher',
+    )
+
+
+def add_settings_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``.
+
+    Args:
+        parser: changed in place.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_Settings,
+        metavar='KEY=VALUE',
+        help='settings that override the config: model.backbone.depth=34 '
+        'train_cfg.max_epochs=2; lists as key="[a,b]" or key=a,b, nested '
+        'ones as key="[(a,b),(c,d)]", without blanks',
     )
 
 

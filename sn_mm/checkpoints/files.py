@@ -17,7 +17,6 @@ from torch import Tensor
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
-from .bn import bn_to_sn, without_wrapper
 from .convert import (
     STYLES,
     convert,
@@ -26,11 +25,12 @@ from .convert import (
     restore,
     style_of,
 )
+from .fill_bn import plain_state, read_bn_file
 from .infer import infer_parts
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report
-from .sources import BN, named_in_errors, open_files, parse, recognized
+from .sources import named_in_errors, one_path, open_files, parse, recognized
 
 _META = 'sn_mm'
 PUBLIC = 'public'
@@ -84,14 +84,10 @@ def convert_source(
         file = open_files(parsed.names, progress, of_run=True)[0]
         with named_in_errors(file):
             return _to_public(file, part)
-    if parsed.scheme == BN:
-        file = open_files(parsed.names, progress, of_run=True)[0]
+    if parsed.is_bn:
+        file = read_bn_file(one_path(parsed), progress)
         report = Report(str(file.path), 'network with BN')
-        with named_in_errors(file):
-            state = bn_to_sn(
-                without_wrapper(file.state), report, **parsed.options
-            )
-        _drop_others(file, report)
+        state = plain_state(file, parsed.options, report)
         return Conversion(dict(meta={}, state_dict=state), report)
     return _from_public(recognized(parsed, progress), to)
 

@@ -17,6 +17,7 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
 
 # Caveats that this program has been told of: one layer speaks for all.
 _SPOKEN: set[str] = set()
@@ -58,6 +59,9 @@ class RowNorm(_InstanceNorm):
         needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
         options: default of each argument that the layer's text shows where
@@ -85,6 +89,7 @@ class RowNorm(_InstanceNorm):
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
@@ -92,6 +97,10 @@ class RowNorm(_InstanceNorm):
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
@@ -132,9 +141,9 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
-        check_matrices(self, input)
         try:
             return self.normalize(input)
         except Exception as error:
@@ -201,6 +210,11 @@ class RowNorm(_InstanceNorm):
     def ratios(self) -> dict[str, Tensor]:
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
+
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
 
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""

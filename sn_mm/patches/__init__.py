@@ -13,7 +13,9 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
-- :mod:`.foreign_norms`: the same, for state dicts of other norms.
+- :mod:`.foreign_norms`: the same, for state dicts of other norms; and
+  ``val`` and ``test`` of mmengine's Runner.
+- :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
 - :mod:`.runner_hooks`: the hooks of mmengine's Runner.
@@ -25,8 +27,9 @@ configs, and :mod:`.cpu_processes`, while a Runner is built.
 
 import sn_mm_ops
 
+from .buffers_before_saving import sync_before_saving
 from .filled_models import fill_models
-from .foreign_norms import watch_loading
+from .foreign_norms import refuse_in_tests, watch_loading
 from .fusion import refuse_fusion
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
@@ -47,6 +50,8 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     watch_loading()
+    refuse_in_tests()
+    sync_before_saving()
     refuse_fusion()
     register_pretrained()
     watch_runners()
@@ -58,9 +63,11 @@ __all__ = [
     'name_onedl_packages',
     'read_own_configs',
     'refuse_fusion',
+    'refuse_in_tests',
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'sync_before_saving',
     'watch_loading',
     'watch_runners',
     'watch_sync_bn',

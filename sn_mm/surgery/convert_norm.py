@@ -311,8 +311,8 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
 
 def _same_logits(old: nn.Module, new: nn.Module) -> bool:
     """... and make ratios of their parameters in the same way."""
-    sparse = hasattr(old, 'radius') == hasattr(new, 'radius')
-    return sparse and _same_ratios(old, new)
+    names, others = ({*m._parameters, *m._buffers} for m in (old, new))
+    return names == others and _same_ratios(old, new)
 
 
 def _hand_over(
