@@ -25,6 +25,7 @@ __all__ = [
     'gamma_decay',
     'harden',
     'load_pretrained',
+    'share_lstm',
     'transplant',
     'update_batch_average',
 ]
@@ -36,6 +37,7 @@ _LATER = {
     'fold': 'surgery',
     'fuse_relu': 'surgery',
     'harden': 'surgery',
+    'share_lstm': 'surgery',
     'transplant': 'teaching',
 }
 

@@ -166,19 +166,13 @@ def _switch(layer, x, mean_weight, var_weight) -> Tensor:
     )
 
 
-def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
-    """Kalman Normalization of a layer for which nothing is predicted."""
-    own = layer.weight, layer.bias, *running_of(layer)
-    return kalman_norm_reference(x, *own)[0]
-
-
 def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     """Dynamic Normalization; gradients pass the gates as they are."""
     gates = [
         (g > 0).to(g) + g - g.detach() for g in (layer.gates_c, layer.gates_n)
     ]
     return dynamic_norm_reference(
-        *(x, *gates, layer.weight, layer.bias, *running_of(layer)),
+        *(x, *gates, *affine_and_running(layer)),
         whole_batch=True,
         eps=layer.eps,
     )
@@ -188,11 +182,31 @@ def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     """Exemplar Normalization."""
     return exemplar_norm_reference(
         *(x, layer.embed_weight, layer.ratio_weight, layer.ratio_bias),
-        *(layer.weight, layer.bias, *running_of(layer)),
+        *affine_and_running(layer),
         statistics=layer.statistics,
         num_groups=layer.num_groups,
         eps=layer.eps,
     )
+
+
+def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Kalman Normalization of a layer for which nothing is predicted."""
+    return kalman_norm_reference(x, *affine_and_running(layer))[0]
+
+
+def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """HyperNormalization of a layer with an LSTM of its own."""
+    _, _, *running = affine_and_running(layer)
+    lstm = dict(zip(LSTM, layer.lstm()))
+    return hyper_norm_reference(x, lstm, *running)[0]
+
+
+def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """weight, bias and, where they are in use, the running statistics."""
+    running = (None, None)
+    if layer.running_mean is not None and not layer.training:
+        running = (layer.running_mean, layer.running_var)
+    return layer.weight, layer.bias, *running
 
 
 def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
@@ -202,20 +216,6 @@ def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
         *(layer.weight, layer.bias),
         eps=layer.eps,
     )
-
-
-def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
-    """HyperNormalization of a layer with an LSTM of its own."""
-    return hyper_norm_reference(
-        x, dict(zip(LSTM, layer.lstm())), *running_of(layer)
-    )[0]
-
-
-def running_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """Running moments, where the mode takes them."""
-    if layer.running_mean is None or layer.training:
-        return None, None
-    return layer.running_mean, layer.running_var
 
 
 # -- starts --------------------------------------------------------------
@@ -258,10 +258,6 @@ NORMS = (
         dict(type='SN', statistics=('in', 'gn', 'bn'), num_groups=4),
         switch_oracle,
     ),
-    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
-    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
-    Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
-    Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
     Norm('PN', dict(type='PN'), population_oracle),
@@ -272,6 +268,10 @@ NORMS = (
         dict(type='EN', statistics=('in', 'gn'), num_groups=4),
         exemplar_oracle,
     ),
+    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
+    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
+    Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
+    Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')

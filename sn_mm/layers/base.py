@@ -141,9 +141,9 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
-        check_matrices(self, input)
         try:
             return self.normalize(input)
         except Exception as error:

@@ -139,7 +139,7 @@ class BHN(RowNorm):
             self.eps, running=running, process_group=self.resolved_group()
         )
         y, h, c, *batch = normalize_rows(
-            *(x, rule, *self._given_state(x), *self.lead.lstm()),
+            *(x, rule, *self._given_state(x), *self.lead().lstm()),
             relu=self.rectifies,
         )
         if batch:
@@ -165,7 +165,6 @@ class BHN(RowNorm):
         return None, None
 
     # -- the LSTM ---------------------------------------------------------
-    @property
     def lead(self) -> BHN:
         """The layer whose LSTM is used."""
         return self._lead[0] if self._lead else self
@@ -185,7 +184,7 @@ class BHN(RowNorm):
         Raises:
             ValueError: if its LSTM does not fit.
         """
-        lead = lead.lead
+        lead = lead.lead()
         for name in ('num_features', 'reduction'):
             own, other = getattr(self, name), getattr(lead, name)
             if own != other:
@@ -219,7 +218,7 @@ class BHN(RowNorm):
     ) -> None:
         """Share an LSTM with those whom the layer before shared it with."""
         if isinstance(old, BHN):
-            lead = replaced.get(old.lead, old.lead)
+            lead = replaced.get(old.lead(), old.lead())
             if lead is not self:
                 self.follow_(lead)
             if old.chain is not None:

@@ -234,6 +234,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
         for name in names
         if name in taken and hasattr(old, name)
     }
+    if 'affine' not in _arguments(type(old)):
+        settings.pop('affine', None)  # BHN's pair is no argument
     if settings.get('process_group') is not None and 'sync_group' in cfg:
         del settings['process_group']
     if 'process_group' in cfg:
