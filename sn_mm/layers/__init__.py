@@ -2,16 +2,22 @@
 """The normalization layers: importing this package registers them."""
 
 from .base import RowNorm
+from .ibn import IBN, SyncIBN
+from .renorm import BRN, SyncBRN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'BRN',
+    'IBN',
     'RowNorm',
     'SN1d',
     'SN2d',
     'SN3d',
     'SSN',
+    'SyncBRN',
+    'SyncIBN',
     'SyncSN',
     'SyncSN1d',
     'SyncSN3d',

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sn_mm.functional.running import update_running
 from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
 
@@ -45,6 +47,10 @@ class RowNorm(_InstanceNorm):
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
         is_synchronized: whether the batch may be that of several processes.
+        running_names: where its state dict has the running mean and what it
+            keeps of the variance.
+        recorder: called with what :meth:`track` is given, instead of moving
+            the running statistics (batch average).
         initial: value of each tensor, by name, in a new layer.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
@@ -62,10 +68,16 @@ class RowNorm(_InstanceNorm):
     is_synchronized = False
     rectifies = False
     can_rectify = False
+    running_names = ('running_mean', 'running_var')
+    recorder = None
     initial = {}
     settings = ()
     _ranks = None  # any from 2 on
-    __jit_unused_properties__ = ['uses_batch_statistics']
+    __jit_unused_properties__ = [
+        'uses_batch_statistics',
+        'can_fold',
+        'bn_eval',
+    ]
 
     def __init__(
         self,
@@ -108,6 +120,44 @@ class RowNorm(_InstanceNorm):
         """The layer's output for an input that was checked."""
         raise NotImplementedError
 
+    def track(self, x: Tensor, batch: Tensor) -> None:
+        """Move the running statistics towards a batch's.
+
+        For :meth:`normalize` to call in training, once for each input.
+
+        Args:
+            x: the input.
+            batch: (2, 1, C), its mean and variance as they are to be
+                tracked, without gradient; or (3, 1, C), with the number of
+                positions in all processes.
+        """
+        if batch.shape[0] == 2 and not x.numel():
+            return  # not synchronized, so nobody else has data
+        if self.recorder is not None:
+            self.recorder(batch)
+        else:
+            self.move_running_(batch)
+
+    def move_running_(self, batch: Tensor) -> None:
+        """Move the running statistics; ``batch`` as for :meth:`track`."""
+        update_running(
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            batch,
+            self.momentum,
+        )
+
+    @torch.no_grad()
+    def set_running_(self, mean: Tensor, var: Tensor) -> None:
+        """Take given running statistics, in place.
+
+        Args:
+            mean, var: of as many channels as the layer tracks.
+        """
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+
     def __prepare_scriptable__(self) -> RowNorm:
         """What torch.jit.script calls before it compiles a model."""
         prepare_to_script(self)
@@ -128,6 +178,14 @@ class RowNorm(_InstanceNorm):
         """Whether BN's statistics are among those that it normalizes with."""
         return False
 
+    @property
+    def can_fold(self) -> bool:
+        """Whether it is, in evaluation, what BN is: a map of each channel.
+
+        That map is then BN's of :meth:`as_batch_norm`.
+        """
+        return False
+
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
         return True
@@ -142,11 +200,37 @@ class RowNorm(_InstanceNorm):
 
     def why_not_averaged(self) -> str | None:
         """Why batch average leaves its running statistics alone, or None."""
-        if self.running_mean is None:
+        if not self.track_running_stats:
             return 'has no running statistics'
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    # -- beside batch norm --------------------------------------------------
+    def as_batch_norm(self) -> dict[str, Tensor]:
+        """What BN in its place would hold, as far as the layer has it.
+
+        Returns:
+            'weight', 'bias', 'running_mean' and 'running_var', all (C,).
+        """
+        own = {**self._parameters, **self._buffers}
+        return {
+            name: own[name]
+            for name in state.ONE_FOR_EACH_CHANNEL
+            if own.get(name) is not None
+        }
+
+    def take_batch_norm_(self, tensors: dict[str, Tensor]) -> None:
+        """Copy what BN in its place held.
+
+        Args:
+            tensors: some of what :meth:`as_batch_norm` returns. Those that
+                have no place here are passed over.
+        """
+        own = {**self._parameters, **self._buffers}
+        for name, value in tensors.items():
+            if own.get(name) is not None:
+                own[name].data.copy_(value)
 
     # -- checks -----------------------------------------------------------
     def check_input(self, x: Tensor) -> None:
@@ -181,7 +265,7 @@ class RowNorm(_InstanceNorm):
         channels = self.num_features
         for tensors, names in (
             (self._parameters, ('weight', 'bias')),
-            (self._buffers, ('running_mean', 'running_var')),
+            (self._buffers, self.running_names),
         ):
             for name in names:
                 t = tensors.get(name)
@@ -221,9 +305,9 @@ class RowNorm(_InstanceNorm):
     ) -> None:
         state.check_settings(self, prefix, local_metadata)
         state.flatten_public(self, state_dict, prefix)
-        # _InstanceNorm's own loader refuses running statistics without
-        # version metadata; here they are plain unexpected keys.
-        super(_InstanceNorm, self)._load_from_state_dict(
+        # torch's own loaders refuse running statistics without version
+        # metadata, which are plain unexpected keys here, and add a count.
+        super(_NormBase, self)._load_from_state_dict(
             state_dict,
             prefix,
             local_metadata,

@@ -26,17 +26,19 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
             be written to.
     """
     # buffers first: a parameter is written to by few layers
-    own = [*layer._buffers.items(), *layer._parameters.items()]
+    own = [*layer.named_buffers(), *layer.named_parameters()]
     for find in (_oddity, _why_not_written)[: 1 + layer.training]:
         for name, t in own:
-            reason = None if t is None else find(name, t, x)
+            reason = find(layer, name, t, x)
             if reason is not None:
                 raise ValueError(
                     f'{name} of this {type(layer).__name__} {reason}'
                 ) from error
 
 
-def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
+def _oddity(
+    layer: nn.Module, name: str, t: Tensor, x: Tensor
+) -> str | None:
     if t.device != x.device:
         return (
             f'is on {t.device}, but the input is on {x.device}: move the '
@@ -44,12 +46,16 @@ def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
         )
     if t.layout is not torch.strided:
         return f'has the layout {t.layout}: convert it with .to_dense()'
-    if name in ONE_FOR_EACH_CHANNEL and t.dim() != 1:
+    leaf = name.rpartition('.')[2]
+    per_channel = leaf in ONE_FOR_EACH_CHANNEL or name in layer.running_names
+    if per_channel and t.dim() != 1:
         return f'has shape {tuple(t.shape)}: use .flatten()'
     return None
 
 
-def _why_not_written(name: str, t: Tensor, x: Tensor) -> str | None:
+def _why_not_written(
+    layer: nn.Module, name: str, t: Tensor, x: Tensor
+) -> str | None:
     """Why a layer in training cannot write to this tensor."""
     stands_for_several = any(
         stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
-from sn_mm.functional.running import update_running
 from sn_mm.utils.errors import CheckpointError
 
 from .arguments import (
@@ -165,13 +164,20 @@ class SwitchNorm(HardRatios, RowNorm):
             return result
         y, batch = result
         if self.training and self.track_running_stats:
-            self._track(x, batch.detach())
+            self.track(x, batch.detach())
         return y
 
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether 'bn' is among the statistics."""
         return 'bn' in self.statistics
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether hard ratios left BN for mean and variance."""
+        choices = (self.choices() or {}).values()
+        used = {name for names in choices for name in names}
+        return used == {'bn'} and self.track_running_stats
 
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
@@ -280,18 +286,6 @@ class SwitchNorm(HardRatios, RowNorm):
             eps=self.eps,
         )
         return y.relu_() if self.rectifies else y
-
-    def _track(self, x: Tensor, batch: Tensor) -> None:
-        """Move the running statistics towards the batch's."""
-        if batch.shape[0] == 2 and not x.numel():
-            return  # not synchronized, so nobody else has data
-        update_running(
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            batch,
-            self.momentum,
-        )
 
     def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
         drops = 'in' in names and len(names) > 1

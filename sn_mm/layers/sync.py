@@ -38,9 +38,9 @@ class Synchronized:
     is_synchronized = True
     # torch.jit.script would compile properties
     __jit_unused_properties__ = [
+        *RowNorm.__jit_unused_properties__,
         'process_group',
         'sync_group',
-        'uses_batch_statistics',
     ]
 
     def __init__(
