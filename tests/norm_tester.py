@@ -45,6 +45,7 @@ from torch.optim.swa_utils import AveragedModel
 from sn_mm.functional.reference import (
     batch_renorm_reference,
     instance_batch_norm_reference,
+    kalman_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
@@ -188,6 +189,19 @@ def ibn_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     )
 
 
+def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Kalman Normalization of a layer for which nothing is predicted."""
+    return kalman_norm_reference(x, *affine_and_running(layer))[0]
+
+
+def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """weight, bias and, where they are in use, the running statistics."""
+    running = (None, None)
+    if layer.running_mean is not None and not layer.training:
+        running = (layer.running_mean, layer.running_var)
+    return layer.weight, layer.bias, *running
+
+
 # -- starts --------------------------------------------------------------
 def mild_ratios(layer: nn.Module) -> nn.Module:
     """As :func:`randomize`, without a choice of SparsestMax."""
@@ -244,13 +258,13 @@ NORMS = (
     Norm('SyncBRN', dict(type='SyncBRN'), renorm_oracle, stops_gradients=True),
     Norm(
         'BRN by schedule',
-        dict(
-            type='BRN', renorm_schedule=dict(start=0, r_end=9, d_end=7)
-        ),
+        dict(type='BRN', renorm_schedule=dict(start=0, r_end=9, d_end=7)),
         renorm_oracle,
         start=in_mid_schedule,
         stops_gradients=True,
     ),
+    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
+    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln', 'IBN', 'BRN')
@@ -380,7 +394,6 @@ def plain(t: Tensor) -> Tensor:
 
 
 @pytest.mark.filterwarnings('ignore:.*on a map of a single position')
-@pytest.mark.filterwarnings('ignore:IBN by norm_cfg alone')
 class NormTester:
     """Inherit it in a test file: every test runs for every row."""
 

@@ -70,6 +70,7 @@ from torch import nn
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
+from sn_mm.analysis.caveats import caveats
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
@@ -112,6 +113,7 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         seen = trace_norms(model, find_norms(model), args.size)
     except ExampleError as error:
         found.append(f'map sizes are not known: {error}')
+    found += caveats(find_norms(model))
     found += sparse_advice.frozen_radius(model, cfg)
     starts = advice.starts_of(cfg)
     if args.pretrain_batch:

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""What a config says about SN that does not come out as meant."""
+"""What a config says about our norms that does not come out as meant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import label
@@ -45,7 +46,7 @@ def advise_on_config(
         starts: the weights that training starts from.
         trained: whether the model has weights that were loaded.
     """
-    wants = any(r.ratios is not None for r in rows) or _names_sn(
+    wants = any(r.ratios is not None for r in rows) or _names_ours(
         dict(cfg.items())
     )
     if not wants:
@@ -85,7 +86,7 @@ def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
 def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
     for start in starts:
         switchable = any(
-            r.ratios is not None and start.component in (None, r.component)
+            'SN' in r.kind and start.component in (None, r.component)
             for r in rows
         )
         name = start.checkpoint.lower()
@@ -128,10 +129,10 @@ def _has_ratios(checkpoint: str) -> bool:
 
 
 def _without_norm(model: nn.Module, node: Any, path: str = '') -> Iterator:
-    """Parts that are given SN and have no norm of ours."""
+    """Parts that are given a norm of ours and have none."""
     if isinstance(node, Mapping):
         norm = node.get('norm_cfg')
-        if path and _is_sn(norm) and _has_none(model, path):
+        if path and _is_ours(norm) and _has_none(model, path):
             yield (
                 f'model.{path} is given norm_cfg={dict(norm)} and has no '
                 f'such norm layer: its type {node.get("type")!r} has no '
@@ -155,21 +156,22 @@ def _has_none(model: nn.Module, path: str) -> bool:
     return not any(isinstance(m, RowNorm) for m in part.modules())
 
 
-def _is_sn(norm: Any) -> bool:
+def _is_ours(norm: Any) -> bool:
     kind = norm.get('type') if isinstance(norm, Mapping) else None
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    return name.startswith(('SN', 'SyncSN', 'SSN', 'SyncSSN'))
+    if isinstance(kind, str):
+        kind = MODELS.module_dict.get(kind)
+    return isinstance(kind, type) and issubclass(kind, RowNorm)
 
 
-def _names_sn(node: Any) -> bool:
-    """Whether a norm_cfg anywhere in a config is SN."""
+def _names_ours(node: Any) -> bool:
+    """Whether a norm_cfg anywhere in a config is a norm of ours."""
     if isinstance(node, Mapping):
         return any(
-            (str(key).endswith('norm_cfg') and _is_sn(value))
-            or _names_sn(value)
+            (str(key).endswith('norm_cfg') and _is_ours(value))
+            or _names_ours(value)
             for key, value in node.items()
         )
-    return isinstance(node, (list, tuple)) and any(map(_names_sn, node))
+    return isinstance(node, (list, tuple)) and any(map(_names_ours, node))
 
 
 def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
@@ -193,12 +195,19 @@ def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
 
 
 def _single_images(rows: list[NormRow], images: int | None) -> Iterator[str]:
-    names = [r.name for r in rows if r.ratios is not None and r.batch]
-    if images == 1 and names:
+    counts = Counter(r.norm_type for r in rows if r.norm_type and r.batch)
+    if images != 1:
+        return
+    for kind, number in counts.items():
+        fixes = []
+        if f'Sync{kind}' in MODELS.module_dict:
+            fixes.append(f'Sync{kind}')
+        if 'SN' in kind:
+            fixes.append("statistics=('in', 'ln')")
         yield (
-            f'1 image per GPU, and {len(names)} SN layers take batch '
-            'statistics, which are instance statistics then: use SyncSN, or '
-            "statistics=('in', 'ln')"
+            f'1 image per GPU, and {number} {kind} layers take batch '
+            'statistics, which are instance statistics then: use '
+            + (', or '.join(fixes) or 'another norm')
         )
 
 

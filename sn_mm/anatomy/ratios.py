@@ -103,12 +103,11 @@ def ratio_layers(layers: Mapping[str, nn.Module]) -> list[LayerRatios]:
     )
     numbers = iter(flat.cpu().double().numpy())
     made = []
-    for name, module in layers.items():
+    for (name, module), own in zip(layers.items(), found):
         shape = (-1, len(module.statistics))
-        count = module.mean_weight.numel()
         parts = [
-            np.fromiter(numbers, float, count=count).reshape(shape)
-            for _ in KINDS
+            np.fromiter(numbers, float, count=own[k].numel()).reshape(shape)
+            for k in KINDS
         ]
         made.append(LayerRatios(name, tuple(module.statistics), *parts))
     return made

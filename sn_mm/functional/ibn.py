@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import statistics
-from .switch import batch_extra
 
 
 class InstanceBatchRule:
@@ -61,21 +60,16 @@ class InstanceBatchRule:
 
         Returns:
             centre, scale, bias; and, where the batch is pooled, what
-            :func:`.switch.batch_extra` makes of its mean and variance,
+            :func:`.statistics.batch_extra` makes of its mean and variance,
             (2, 1, C - instance) or (3, 1, C - instance).
         """
         own, others = self._split(m), self._split(v)
         m_batch, v_batch = own[1], others[1]
-        extras = ()
-        if self.running is not None:
-            pooled = statistics.running(m_batch, v_batch, *self.running)
-        else:
-            *pooled, count = statistics.batch_and_count(
-                m_batch, v_batch, size, self.process_group
-            )
-            extras = (batch_extra(*pooled, count),)
-        mean = self._join(own[0], pooled[0].expand_as(m_batch))
-        var = self._join(others[0], pooled[1].expand_as(v_batch))
+        mu, spread, extras = statistics.batch_or_running(
+            m_batch, v_batch, size, self.running, self.process_group
+        )
+        mean = self._join(own[0], mu.expand_as(m_batch))
+        var = self._join(others[0], spread.expand_as(v_batch))
         scale = (var + self.eps).rsqrt()
         weight = self._affine(instance_weight, batch_weight, m, 1.0)
         bias = self._affine(instance_bias, batch_bias, m, 0.0)

@@ -198,3 +198,43 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is not None:
         y = y * weight[:, None]
     return y if bias is None else y + bias[:, None]
+
+
+def kalman_norm_reference(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    predicted: tuple[Tensor, Tensor] | None = None,
+    p: float = 0.05,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KN of input (N, C, *spatial), as its public code computes it.
+
+    Args:
+        x: N and every extent at least 1.
+        weight, bias: (C,) or None.
+        running_mean, running_var: (C,); used alone when given.
+        predicted: mean and variance (C,); None for a first layer.
+        p, eps: as for :class:`sn_mm.layers.KN`.
+
+    Returns:
+        y, shaped like x; the mean and the variance (C,) of the layer.
+    """
+    flat = x.flatten(2)
+    mean = flat.mean((0, 2))
+    var = (flat - mean[:, None]).square().mean((0, 2))
+    if running_mean is not None:
+        mean, var = running_mean, running_var
+    elif predicted is not None and (predicted[1] / var).mean() < 100:
+        shift = (mean - predicted[0]).square()
+        mean = p * predicted[0] + (1 - p) * mean
+        var = p * predicted[1] + (1 - p) * var + p * (1 - p) * shift
+    y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
+    if weight is not None:
+        y = y * weight[:, None]
+    if bias is not None:
+        y = y + bias[:, None]
+    return y.view(x.shape), mean, var

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import statistics
-from .switch import batch_extra
 
 Limit = Union[float, Tensor]
 
@@ -72,7 +71,7 @@ class RenormRule:
 
         Returns:
             centre, scale, bias; and, where the batch is pooled, what
-            :func:`.switch.batch_extra` makes of its mean and variance.
+            :func:`.statistics.batch_extra` makes of its mean and variance.
         """
         weight = torch.ones_like(m[:1]) if weight is None else weight
         bias = torch.zeros_like(m[:1]) if bias is None else bias
@@ -90,7 +89,7 @@ class RenormRule:
         d_max = torch.as_tensor(self.d_max, dtype=m.dtype, device=m.device)
         r = (sigma / std).detach().clamp(1 / r_max, r_max)
         d = ((mu - mean) / std).detach().clamp(-d_max, d_max)
-        extra = batch_extra(mu, var, count)
+        extra = statistics.batch_extra(mu, var, count)
         return mu, weight * r / sigma, weight * d + bias, extra
 
 

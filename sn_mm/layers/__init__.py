@@ -4,6 +4,7 @@
 from .base import RowNorm
 from .ibn import IBN, SyncIBN
 from .renorm import BRN, SyncBRN
+from .kalman import KN, SyncKN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
@@ -11,6 +12,7 @@ from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 __all__ = [
     'BRN',
     'IBN',
+    'KN',
     'RowNorm',
     'SN1d',
     'SN2d',
@@ -18,6 +20,7 @@ __all__ = [
     'SSN',
     'SyncBRN',
     'SyncIBN',
+    'SyncKN',
     'SyncSN',
     'SyncSN1d',
     'SyncSN3d',

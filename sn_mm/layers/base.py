@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -15,6 +17,9 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor
 from .script import called_from_script, prepare_to_script
+
+# Caveats that this program has been told of: one layer speaks for all.
+_SPOKEN: set[str] = set()
 
 
 class RowNorm(_InstanceNorm):
@@ -37,47 +42,55 @@ class RowNorm(_InstanceNorm):
             statistics; None averages over all calls.
         affine: learn ``weight`` and ``bias``.
         track_running_stats: keep ``running_mean`` and ``running_var``.
+        bn_eval: normalize with the running statistics, and leave them
+            alone, while training too.
         device, dtype: of parameters and buffers.
 
     Attributes:
+        norm_type: what a config calls it.
         statistics: names of what is mixed, in the order of the ratios.
-        bn_eval: normalizes with running statistics while training too.
+        running_names: where its state dict has the running mean, and what
+            it keeps of the variance.
+        measures: None, or while batch average is at work a function for
+            :meth:`track` to call: the training forward normalizes with the
+            batch's moments and tracks them, whatever it does else.
         hard_ratios: its ratios are fixed, and one-hot.
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
         is_synchronized: whether the batch may be that of several processes.
-        running_names: where its state dict has the running mean and what it
-            keeps of the variance.
-        recorder: called with what :meth:`track` is given, instead of moving
-            the running statistics (batch average).
         initial: value of each tensor, by name, in a new layer.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
+        options: default of each argument that the layer's text shows where
+            it is another.
+        public_names: names of tensors in the state dicts of the method's
+            public code, and ours: both are loaded.
 
     Raises:
-        TypeError, ValueError: if ``num_features`` is no positive int; in
+        TypeError, ValueError: if ``num_features`` is no positive int, or
+            ``bn_eval`` has no running statistics to normalize with; in
             forward, for an input of another rank, channel count or dtype,
-            and for parameters or buffers of another length than C.
+            and for parameters or buffers of another shape.
     """
 
     # without annotations, which torch.jit.script would read
+    norm_type = ''
     statistics = ()
     bn_eval = False
+    measures = None
+    running_names = ('running_mean', 'running_var')
     hard_ratios = False
     is_synchronized = False
     rectifies = False
     can_rectify = False
-    running_names = ('running_mean', 'running_var')
-    recorder = None
     initial = {}
     settings = ()
+    options = dict(bn_eval=False)
+    public_names = {}
     _ranks = None  # any from 2 on
-    __jit_unused_properties__ = [
-        'uses_batch_statistics',
-        'can_fold',
-        'bn_eval',
-    ]
+    _has_spoken = False  # of its caveat
+    __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
 
     def __init__(
         self,
@@ -86,10 +99,17 @@ class RowNorm(_InstanceNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        bn_eval: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         check_count('num_features', num_features)
+        if bn_eval and not track_running_stats:
+            raise ValueError(
+                'bn_eval=True normalizes with running statistics, which this '
+                f'{type(self).__name__} does not keep: set '
+                'track_running_stats=True, or leave bn_eval out'
+            )
         super().__init__(
             num_features,
             eps,
@@ -99,6 +119,7 @@ class RowNorm(_InstanceNorm):
             device=device,
             dtype=dtype,
         )
+        self.bn_eval = bn_eval
 
     @called_from_script
     def forward(self, input: Tensor) -> Tensor:
@@ -110,6 +131,8 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        if self.training and not self._has_spoken:
+            self._speak()
         try:
             return self.normalize(input)
         except Exception as error:
@@ -120,48 +143,19 @@ class RowNorm(_InstanceNorm):
         """The layer's output for an input that was checked."""
         raise NotImplementedError
 
-    def track(self, x: Tensor, batch: Tensor) -> None:
-        """Move the running statistics towards a batch's.
-
-        For :meth:`normalize` to call in training, once for each input.
-
-        Args:
-            x: the input.
-            batch: (2, 1, C), its mean and variance as they are to be
-                tracked, without gradient; or (3, 1, C), with the number of
-                positions in all processes.
-        """
-        if batch.shape[0] == 2 and not x.numel():
-            return  # not synchronized, so nobody else has data
-        if self.recorder is not None:
-            self.recorder(batch)
-        else:
-            self.move_running_(batch)
-
-    def move_running_(self, batch: Tensor) -> None:
-        """Move the running statistics; ``batch`` as for :meth:`track`."""
-        update_running(
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            batch,
-            self.momentum,
-        )
-
-    @torch.no_grad()
-    def set_running_(self, mean: Tensor, var: Tensor) -> None:
-        """Take given running statistics, in place.
-
-        Args:
-            mean, var: of as many channels as the layer tracks.
-        """
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
-
     def __prepare_scriptable__(self) -> RowNorm:
         """What torch.jit.script calls before it compiles a model."""
         prepare_to_script(self)
         return self
+
+    def add_parameter(self, name: str, *shape: int, like: Tensor) -> None:
+        """Register a parameter, for :meth:`reset_parameters` to fill.
+
+        Args:
+            like: a tensor of the device and dtype that it is to have.
+        """
+        empty = torch.empty(shape, device=like.device, dtype=like.dtype)
+        self.register_parameter(name, nn.Parameter(empty))
 
     def reset_parameters(self) -> None:
         """Parameters and buffers as in a new layer."""
@@ -179,12 +173,24 @@ class RowNorm(_InstanceNorm):
         return False
 
     @property
-    def can_fold(self) -> bool:
-        """Whether it is, in evaluation, what BN is: a map of each channel.
+    def takes_batch(self) -> bool:
+        """Whether training normalizes with moments of its batch."""
+        return self.uses_batch_statistics and not self.bn_eval
 
-        That map is then BN's of :meth:`as_batch_norm`.
+    def inference_moments(self) -> tuple[Tensor, Tensor] | None:
+        """What evaluation normalizes any input with, mean and variance (C,).
+
+        With ``weight``, ``bias`` and ``eps`` it is then a constant map of
+        each channel, which can be folded. None where it depends on x.
         """
-        return False
+        return None
+
+    def native_norm(self) -> nn.Module | None:
+        """A layer of PyTorch that computes the same in evaluation, if any.
+
+        It shares ``weight`` and ``bias``.
+        """
+        return None
 
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
@@ -206,31 +212,103 @@ class RowNorm(_InstanceNorm):
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
 
-    # -- beside batch norm --------------------------------------------------
+    def caveat(self) -> str | None:
+        """What a layer that was built like this one is not, if anything.
+
+        A training says so once, and so does print_norms.
+        """
+        return None
+
+    def _speak(self) -> None:
+        self._has_spoken = True
+        text = self.caveat()
+        if text is not None and text not in _SPOKEN:
+            _SPOKEN.add(text)
+            warnings.warn(text, stacklevel=5)
+
+    # -- statistics of the batch ------------------------------------------
+    def running_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Running mean and variance (C,), where the mode takes them.
+
+        None: the batch's moments are to be taken.
+        """
+        if not self.track_running_stats:
+            return None
+        if self.training and not self.bn_eval:
+            return None
+        return tuple(
+            t.detach() if t.requires_grad else t
+            for t in (self.running_mean, self.running_var)
+        )
+
+    def track(self, x: Tensor, batch: Tensor) -> None:
+        """Move the running statistics, in training, towards the batch's.
+
+        Args:
+            x: the input.
+            batch: what :func:`sn_mm.functional.statistics.batch_extra` made
+                of its moments.
+        """
+        if not (self.training and self.track_running_stats):
+            return
+        if batch.shape[0] == 2 and not x.numel():
+            return  # not synchronized, so nobody else has data
+        if self.measures is not None:
+            self.measures(batch.detach())
+        else:
+            self.move_running_(batch.detach())
+
+    def move_running_(self, batch: Tensor) -> None:
+        """Move the running statistics; ``batch`` as for :meth:`track`."""
+        update_running(
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            batch,
+            self.momentum,
+        )
+
+    @torch.no_grad()
+    def set_running_(self, mean: Tensor, var: Tensor) -> None:
+        """Take running statistics, in place.
+
+        Args:
+            mean, var: of as many channels as the layer tracks, the variance
+                as :meth:`track` is given it.
+        """
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+
+    def resolved_group(self):
+        """The process group whose batch counts as one; None: no group."""
+        return None
+
+    # -- beside batch norm ------------------------------------------------
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold, as far as the layer has it.
 
         Returns:
-            'weight', 'bias', 'running_mean' and 'running_var', all (C,).
+            Some of 'weight', 'bias', 'running_mean' and 'running_var', (C,).
         """
         own = {**self._parameters, **self._buffers}
         return {
             name: own[name]
             for name in state.ONE_FOR_EACH_CHANNEL
-            if own.get(name) is not None
+            if own.get(name) is not None and name not in self.shapes()
         }
 
+    @torch.no_grad()
     def take_batch_norm_(self, tensors: dict[str, Tensor]) -> None:
         """Copy what BN in its place held.
 
         Args:
-            tensors: some of what :meth:`as_batch_norm` returns. Those that
-                have no place here are passed over.
+            tensors: some of what :meth:`as_batch_norm` returns; what has no
+                place here is passed over.
         """
         own = {**self._parameters, **self._buffers}
         for name, value in tensors.items():
-            if own.get(name) is not None:
-                own[name].data.copy_(value)
+            if own.get(name) is not None and name not in self.shapes():
+                own[name].copy_(value)
 
     # -- checks -----------------------------------------------------------
     def check_input(self, x: Tensor) -> None:
@@ -258,19 +336,39 @@ class RowNorm(_InstanceNorm):
             )
 
     def check_state(self) -> None:
-        """Raise an error that names a parameter or buffer of other length.
+        """Raise an error that names a parameter or buffer of other shape.
 
         Pruning tools leave such layers; no kernel may read past their ends.
         """
         channels = self.num_features
+        own_shapes = self.shapes()
+        for name, wanted in own_shapes.items():
+            t = getattr(self, name)
+            if t is not None and tuple(t.shape) != wanted:
+                self._refuse_shape(name, t, wanted)
         for tensors, names in (
             (self._parameters, ('weight', 'bias')),
             (self._buffers, self.running_names),
         ):
             for name in names:
                 t = tensors.get(name)
-                if t is not None and t.numel() != channels:
+                if name in own_shapes or t is None:
+                    continue
+                if t.numel() != channels:
                     self._refuse_shape(name, t, (channels,))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that are not (C,), by name."""
+        return {}
+
+    def extra_repr(self) -> str:
+        """The arguments that make this layer."""
+        text = super().extra_repr()
+        for name, default in self.options.items():
+            value = getattr(self, name)
+            if value != default:
+                text += f', {name}={value}'
+        return text
 
     def _refuse_shape(self, name: str, t: Tensor, wanted: tuple) -> None:
         raise ValueError(
@@ -304,7 +402,7 @@ class RowNorm(_InstanceNorm):
         error_msgs,
     ) -> None:
         state.check_settings(self, prefix, local_metadata)
-        state.flatten_public(self, state_dict, prefix)
+        state.take_public(self, state_dict, prefix)
         # torch's own loaders refuse running statistics without version
         # metadata, which are plain unexpected keys here, and add a count.
         super(_NormBase, self)._load_from_state_dict(

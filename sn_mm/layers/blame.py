@@ -36,9 +36,7 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
                 ) from error
 
 
-def _oddity(
-    layer: nn.Module, name: str, t: Tensor, x: Tensor
-) -> str | None:
+def _oddity(layer: nn.Module, name: str, t: Tensor, x: Tensor) -> str | None:
     if t.device != x.device:
         return (
             f'is on {t.device}, but the input is on {x.device}: move the '

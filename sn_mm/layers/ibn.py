@@ -17,15 +17,8 @@ from sn_mm.utils.errors import CheckpointError
 
 from .arguments import warn_of_momentum
 from .base import RowNorm
-from .placement import Placement
 from .registration import register_norm
 from .sync import Synchronized
-
-placement = Placement(
-    'IBN by norm_cfg alone stands at every norm of the network. The published '
-    'placement is at the first norm of the blocks of the first three stages '
-    "(IBN-a): use the backbone IBNResNet (variant='a'), configs/ibn"
-)
 
 
 @register_norm('IBN', 'IBN2d')
@@ -56,6 +49,8 @@ class IBN(RowNorm):
             and ``BN.training`` decides what its half normalizes with: a
             backbone's ``norm_eval=True`` freezes that half alone. Batches
             that are not finite do not count.
+        is_placed: it stands where the method has it, as whoever built it
+            says. Others say once that they may not.
 
     Raises:
         ValueError, TypeError: for arguments out of range, or of a wrong
@@ -68,6 +63,8 @@ class IBN(RowNorm):
     can_rectify = True
     running_names = ('BN.running_mean', 'BN.running_var')
     settings = ('eps', 'instance_first')
+    options = dict(ratio=0.5, instance_first=True)
+    is_placed = False
 
     def __init__(
         self,
@@ -104,7 +101,6 @@ class IBN(RowNorm):
         for name, part in parts if instance_first else parts[::-1]:
             self.add_module(name, part)
         self._warned = False
-        placement.tell_once(self)
 
     # as SyncIBN's, for a BN half that sync_bn has turned into SyncBN
     forward = Synchronized.forward
@@ -122,7 +118,7 @@ class IBN(RowNorm):
             self.eps,
             instance_first=self.instance_first,
             running=running,
-            process_group=self._process_group(),
+            process_group=self.resolved_group(),
         )
         result = normalize_rows(
             *(x, rule, instance.weight, instance.bias),
@@ -133,7 +129,7 @@ class IBN(RowNorm):
             return result
         y, extra = result
         if keeps and batch.training:
-            self.track(x, _unbiased(extra.detach(), x))
+            self.track(x, _unbiased(extra, x))
         return y
 
     def move_running_(self, batch: Tensor) -> None:
@@ -170,9 +166,26 @@ class IBN(RowNorm):
         return True
 
     @property
-    def bn_eval(self) -> bool:
-        """Whether BN was put into evaluation mode alone (``norm_eval``)."""
-        return self.training and not self.BN.training
+    def takes_batch(self) -> bool:
+        """As BN's own mode says, which ``norm_eval`` sets alone."""
+        return self.BN.training
+
+    def why_not_averaged(self) -> str | None:
+        """Why batch average leaves its running statistics alone."""
+        if self.training and not self.BN.training:
+            return 'frozen in evaluation mode'
+        return super().why_not_averaged()
+
+    def caveat(self) -> str | None:
+        """Of a layer that nobody says was placed as published."""
+        if self.is_placed:
+            return None
+        return (
+            'IBN by norm_cfg alone stands at every norm, which is not the '
+            'published placement: the first norm of each block of the first '
+            "three stages (IBN-a). Use the backbone IBNResNet, variant='a' "
+            '(sn_mm.models.ibn_resnet)'
+        )
 
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold; 0 and 1 where IN tracks none."""
@@ -188,13 +201,14 @@ class IBN(RowNorm):
             found['running_var'] = self._join(var.new_ones(shape), var)
         return found
 
+    @torch.no_grad()
     def take_batch_norm_(self, tensors: dict[str, Tensor]) -> None:
         """Copy what BN in its place held, each half its part."""
         for name, value in tensors.items():
             for part, own in zip(self.children(), self._split(value)):
                 place = getattr(part, name, None)
                 if place is not None:
-                    place.data.copy_(own)
+                    place.copy_(own)
 
     def check_state(self) -> None:
         """Raise an error that names a tensor of another length."""
@@ -214,18 +228,6 @@ class IBN(RowNorm):
                 'them together, or build a new layer'
             )
 
-    def extra_repr(self) -> str:
-        """The arguments that make this layer."""
-        text = (
-            f'{self.num_features}, eps={self.eps}, '
-            f'momentum={self.momentum}, affine={self.affine}, '
-            f'track_running_stats={self.track_running_stats}, '
-            f'ratio={self.ratio}'
-        )
-        if not self.instance_first:
-            text += ', instance_first=False'
-        return text
-
     # -- halves ------------------------------------------------------------
     def _join(self, instance: Tensor, batch: Tensor) -> Tensor:
         """(C,) of what both halves have."""
@@ -234,9 +236,11 @@ class IBN(RowNorm):
 
     def _split(self, t: Tensor) -> list[Tensor]:
         """(C,) as the parts of the children, in their order."""
-        return list(t.detach().split([p.num_features for p in self.children()]))
+        return list(
+            t.detach().split([p.num_features for p in self.children()])
+        )
 
-    def _process_group(self):
+    def resolved_group(self):
         """The group that ``sync_bn`` gave the BN half, if it did."""
         batch = self.BN
         if isinstance(batch, nn.SyncBatchNorm) and batch.training:

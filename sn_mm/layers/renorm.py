@@ -79,6 +79,7 @@ class BRN(RowNorm):
     _abbr_ = 'bn'
     can_rectify = True
     running_names = ('running_mean', 'running_std')
+    options = dict(r_max=1.5, d_max=0.5, renorm_schedule=None, bn_eval=False)
 
     def __init__(
         self,
@@ -95,7 +96,10 @@ class BRN(RowNorm):
     ) -> None:
         warn_of_momentum(momentum)
         super().__init__(
-            num_features, eps, momentum, affine, True, device, dtype
+            *(num_features, eps, momentum, affine),
+            bn_eval=bn_eval,
+            device=device,
+            dtype=dtype,
         )
         _check_limits(r_max, d_max)
         buffers = self._buffers
@@ -105,7 +109,6 @@ class BRN(RowNorm):
         self.r_max, self.d_max = r_max, d_max
         _check_schedule(renorm_schedule)
         self.renorm_schedule = renorm_schedule
-        self.bn_eval = bn_eval
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
@@ -121,7 +124,7 @@ class BRN(RowNorm):
             r_max,
             d_max,
             evaluates=evaluates,
-            process_group=self._process_group(),
+            process_group=self.resolved_group(),
         )
         result = normalize_rows(
             *(x, rule, own['weight'], own['bias']), relu=self.rectifies
@@ -129,11 +132,13 @@ class BRN(RowNorm):
         if evaluates:
             return result
         y, batch = result
-        self.track(x, batch.detach())
+        self.track(x, batch)
         return y
 
     def limits(self) -> tuple[Limit, Limit]:
         """r_max and d_max of the next training step."""
+        if self.measures is not None:
+            return 1.0, 0.0  # the batch's moments, as they are
         if self.renorm_schedule is None:
             return self.r_max, self.d_max
         plan = {**PUBLISHED_SCHEDULE, **self.renorm_schedule}
@@ -174,16 +179,17 @@ class BRN(RowNorm):
         """Always."""
         return True
 
-    @property
-    def can_fold(self) -> bool:
-        """Always: evaluation is BN's."""
-        return True
+    def inference_moments(self) -> tuple[Tensor, Tensor]:
+        """The running ones."""
+        var = self.running_std.detach().square() - self.eps
+        return self.running_mean.detach(), var.clamp(min=0)
 
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold."""
-        var = self.running_std.detach().square() - self.eps
-        return {**super().as_batch_norm(), 'running_var': var.clamp(min=0)}
+        var = self.inference_moments()[1]
+        return {**super().as_batch_norm(), 'running_var': var}
 
+    @torch.no_grad()
     def take_batch_norm_(self, tensors: dict[str, Tensor]) -> None:
         """Copy what BN in its place held; a schedule begins anew."""
         super().take_batch_norm_(tensors)
@@ -192,23 +198,6 @@ class BRN(RowNorm):
             self.running_std.copy_((var.detach() + self.eps).sqrt())
             if self.renorm_schedule is not None:
                 self.num_batches_tracked.zero_()
-
-    def extra_repr(self) -> str:
-        """The arguments that make this layer."""
-        text = (
-            f'{self.num_features}, eps={self.eps}, '
-            f'momentum={self.momentum}, affine={self.affine}'
-        )
-        if self.renorm_schedule is None:
-            text += f', r_max={self.r_max}, d_max={self.d_max}'
-        else:
-            text += f', renorm_schedule={self.renorm_schedule}'
-        return text + (', bn_eval=True' if self.bn_eval else '')
-
-    # -- statistics ------------------------------------------------------
-    def _process_group(self):
-        """The group whose batch counts as one; None: this process's."""
-        return None
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         var = state_dict.get(f'{prefix}running_var')

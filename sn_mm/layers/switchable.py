@@ -85,6 +85,9 @@ class SwitchNorm(HardRatios, RowNorm):
     can_rectify = True
     initial = dict(mean_weight=1, var_weight=1)
     settings = ('statistics', 'num_groups', 'unbiased', 'eps')
+    options = dict(
+        unbiased=False, bn_eval=False, ratio_groups=1, hard_ratios=False
+    )
 
     def __new__(cls, *args, **kwargs):
         refuse_public_arguments(kwargs)
@@ -108,22 +111,24 @@ class SwitchNorm(HardRatios, RowNorm):
     ) -> None:
         statistics = check_names('statistics', statistics, STATISTICS)
         tracks = track_running_stats and 'bn' in statistics
-        warn_of_momentum(momentum)
-        super().__init__(
-            num_features, eps, momentum, affine, tracks, device, dtype
-        )
-        if 'gn' in statistics:
-            check_divides('num_groups', num_groups, num_features)
-        check_divides('ratio_groups', ratio_groups, num_features)
         if bn_eval and not tracks:
             raise ValueError(
                 f'bn_eval=True needs running BN statistics, but statistics='
                 f'{statistics} and track_running_stats={track_running_stats}; '
                 "include 'bn' and track, or leave bn_eval out"
             )
+        warn_of_momentum(momentum)
+        super().__init__(
+            *(num_features, eps, momentum, affine, tracks),
+            bn_eval=bn_eval,
+            device=device,
+            dtype=dtype,
+        )
+        if 'gn' in statistics:
+            check_divides('num_groups', num_groups, num_features)
+        check_divides('ratio_groups', ratio_groups, num_features)
         self.statistics = statistics
         self.unbiased = unbiased
-        self.bn_eval = bn_eval
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
         for name in RATIOS:
@@ -140,7 +145,7 @@ class SwitchNorm(HardRatios, RowNorm):
         if len(used) < len(names):
             names = tuple(names[i] for i in used)
         self._warn_single_position(x, names)
-        running = self._running_moments()
+        running = self.running_moments()
         if self._is_constant(x, names, running):
             return self._constant(x)
         rule = SwitchRule(
@@ -150,7 +155,7 @@ class SwitchNorm(HardRatios, RowNorm):
             num_groups=self.num_groups,
             softmax=self._softmax,
             running=running,
-            process_group=self._process_group(),
+            process_group=self.resolved_group(),
         )
         mean_weight, var_weight = (
             pick_ratios(w, used) for w in self._ratio_weights(x)
@@ -163,8 +168,7 @@ class SwitchNorm(HardRatios, RowNorm):
         if not isinstance(result, tuple):
             return result
         y, batch = result
-        if self.training and self.track_running_stats:
-            self.track(x, batch.detach())
+        self.track(x, batch)
         return y
 
     @property
@@ -172,16 +176,18 @@ class SwitchNorm(HardRatios, RowNorm):
         """Whether 'bn' is among the statistics."""
         return 'bn' in self.statistics
 
-    @property
-    def can_fold(self) -> bool:
-        """Whether hard ratios left BN for mean and variance."""
-        choices = (self.choices() or {}).values()
-        used = {name for names in choices for name in names}
-        return used == {'bn'} and self.track_running_stats
-
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
         return name != 'num_groups' or 'gn' in self.statistics
+
+    def inference_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Running statistics, where 'bn' alone is in use for both moments."""
+        choices = self.choices()
+        if not (choices and self.track_running_stats):
+            return None
+        if any(n != 'bn' for names in choices.values() for n in names):
+            return None
+        return self.running_mean, self.running_var
 
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose: softmaxed, detached, shaped as the logits."""
@@ -222,20 +228,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
-        text = (
-            f'{self.num_features}, eps={self.eps}, '
-            f'momentum={self.momentum}, affine={self.affine}, '
-            f'track_running_stats={self.track_running_stats}, '
-            f'statistics={self.statistics}'
-        )
-        for name, default in (
-            ('unbiased', False),
-            ('bn_eval', False),
-            ('ratio_groups', 1),
-            ('hard_ratios', False),
-        ):
-            if getattr(self, name) != default:
-                text += f', {name}={getattr(self, name)}'
+        text = f'{super().extra_repr()}, statistics={self.statistics}'
         if 'gn' in self.statistics:
             text += f', num_groups={self.num_groups}'
         return text
@@ -249,21 +242,6 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean_weight, self.var_weight
-
-    def _process_group(self):
-        """The group whose batch counts as one; None: this process's."""
-        return None
-
-    def _running_moments(self) -> tuple[Tensor, Tensor] | None:
-        """What 'bn' takes in the current mode; None: the batch's moments."""
-        if not self.track_running_stats:
-            return None
-        if self.training and not self.bn_eval:
-            return None
-        return tuple(
-            t.detach() if t.requires_grad else t
-            for t in (self.running_mean, self.running_var)
-        )
 
     def _is_constant(
         self,

@@ -47,6 +47,7 @@ _SETTINGS = (
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
 _RATIOS = ('mean_weight', 'var_weight')
+_OF_BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 _CONFIG_HINT = (
     '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
@@ -156,6 +157,9 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
+        if hasattr(layer, 'is_placed'):
+            placed = getattr(norms[name], 'is_placed', False)
+            layer.is_placed = placed or include is not None
     model = _replace(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
@@ -180,6 +184,14 @@ def _check_unwrapped(model: nn.Module) -> None:
                 f'the model is wrapped in {type(module).__name__}, which '
                 'would not synchronize new parameters; convert it before'
             )
+
+
+def _own_types() -> list[str]:
+    return sorted(
+        name
+        for name, cls in MODELS.module_dict.items()
+        if inspect.isclass(cls) and issubclass(cls, RowNorm)
+    )
 
 
 def _norm_class(kind: Any) -> type | None:
@@ -207,8 +219,8 @@ def _target(
         cls = _norm_class(kind)
     if cls is None:
         raise KeyError(
-            f'norm type {kind!r} is not registered; sn_mm has SN, SN1d, SN2d, '
-            'SN3d and SyncSN, mmcv has BN, SyncBN, GN and IN'
+            f'norm type {kind!r} is not registered; sn_mm has '
+            f'{", ".join(_own_types())}, mmcv has BN, SyncBN, GN and IN'
         )
     if issubclass(cls, nn.LayerNorm) and cls.forward is nn.LayerNorm.forward:
         raise ValueError(
@@ -225,6 +237,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
     """Arguments of a new ``cls`` that come from ``old``."""
     taken = _arguments(cls)
     names = _SETTINGS
+    if isinstance(old, RowNorm):
+        names += tuple(n for n in old.options if n not in names)
     if has_batch_statistics(old):
         names += _RUNNING_SETTINGS
     settings = {
@@ -299,6 +313,7 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
     return (
         len(shapes) == 2
         and bool(shapes[0])
+        and hasattr(new, 'set_ratios_')
         and shapes[0] == shapes[1]
         and old.statistics == new.statistics
     )
@@ -318,6 +333,8 @@ def _hand_over(
     The tensors themselves: what else refers to them, an optimizer or a layer
     that shares them, goes on to do so. The same holds for handles of hooks.
     """
+    _translate(old, new, kept)
+    _spread_affine(old, new, kept)
     for name in kept:
         own = new._parameters if name in new._parameters else new._buffers
         value = _state(old)[name]
@@ -339,6 +356,33 @@ def _hand_over(
     if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
         new.choose_()
     new.train(old.training)
+
+
+@torch.no_grad()
+def _translate(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
+    """By way of BN, what only one of the two keeps as BN does."""
+    if isinstance(old, RowNorm):
+        given = old.as_batch_norm()
+    else:
+        given = {n: t for n, t in _state(old).items() if n in _OF_BATCH_NORM}
+    given = {n: t for n, t in given.items() if n not in kept}
+    if isinstance(new, RowNorm):
+        new.take_batch_norm_(given)
+        return
+    own = _state(new)
+    for name, value in given.items():
+        if name in own and own[name].shape == value.shape:
+            own[name].copy_(value)
+
+
+def _spread_affine(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
+    """The old affine pair for each statistic that has one of its own."""
+    given, own = _state(old), _state(new)
+    for name in ('weight', 'bias'):
+        if name in kept or name not in given or name not in own:
+            continue
+        if given[name].shape == own[name].shape[1:]:
+            own[name].data.copy_(given[name].data.expand_as(own[name]))
 
 
 def _replace(

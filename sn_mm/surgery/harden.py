@@ -73,7 +73,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if has_ratios(m)
+        if has_ratios(m) and hasattr(m, 'harden_')
     }
     if not layers:
         raise ValueError(
