@@ -3,8 +3,8 @@
 
 from .base import RowNorm
 from .ibn import IBN, SyncIBN
-from .renorm import BRN, SyncBRN
 from .kalman import KN, SyncKN
+from .renorm import BRN, SyncBRN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d

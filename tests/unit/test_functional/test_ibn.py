@@ -128,7 +128,7 @@ def test_it_is_one_norm_for_the_tools():
     assert {type(m) for m in norms.values()} == {IBN}
 
 
-# -- beside batch norm ---------------------------------------------------------
+# -- beside batch norm ---------------------------------------------------
 def test_conversion_there_and_back():
     model = nn.Sequential(randomize(nn.BatchNorm2d(8)))
     state = copy.deepcopy(model.state_dict())
@@ -176,7 +176,7 @@ def test_batch_average(include_bn):
     assert relative_error(model[0].BN.running_var, var) < 1e-5
 
 
-# -- synchronized --------------------------------------------------------------
+# -- synchronized --------------------------------------------------------
 def synchronized(rank: int) -> list[dict]:
     x = torch.randn(5, 8, 4, 3, generator=torch.Generator().manual_seed(1))
     own = x.double()[slice(0, 4) if rank == 0 else slice(4, 5)]

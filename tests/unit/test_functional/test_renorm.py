@@ -19,7 +19,7 @@ from tests.utils import randomize, relative_error, run
 BUFFERS = ('running_mean', 'running_std')
 
 
-# -- against separate code ---------------------------------------------------
+# -- against separate code -----------------------------------------------
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('name', ['r1.5_d0.5', 'r1_d0'])
 def test_fixture(name, dtype):
@@ -70,7 +70,7 @@ def test_published_schedule_beside_public_code(step):
     assert relative_error(y, want['eval.y']) < 3e-3
 
 
-# -- limits --------------------------------------------------------------------
+# -- limits --------------------------------------------------------------
 def test_limits_are_those_of_the_sn_papers_from_the_first_step_on():
     layer = build_norm_layer(dict(type='BRN'), 4)[1]
     assert layer.limits() == (1.5, 0.5)
@@ -145,7 +145,7 @@ def test_bn_eval_takes_the_running_statistics():
     assert torch.equal(layer.running_std, before.running_std)
 
 
-# -- beside batch norm ---------------------------------------------------------
+# -- beside batch norm ---------------------------------------------------
 def bn(channels=8):
     return randomize(nn.BatchNorm2d(channels))
 
@@ -226,7 +226,7 @@ def test_batch_average(second_moment):
     assert layer.measures is None
 
 
-# -- synchronized --------------------------------------------------------------
+# -- synchronized --------------------------------------------------------
 def synchronized(rank: int) -> dict:
     layer = randomize(SyncBRN(8)).double()
     x = torch.randn(5, 8, 4, 3, generator=torch.Generator().manual_seed(1))
