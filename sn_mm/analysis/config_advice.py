@@ -5,16 +5,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import torch
 from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import label
 from sn_mm.anatomy.untrained import untrained_for_good
-from sn_mm.checkpoints.foreign import TO_SN
+from sn_mm.checkpoints.foreign import TO_SN, other_norms
+from sn_mm.checkpoints.leaves import without_wrappers
+from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
 from .advice import Start
 from .norm_table import NormRow
@@ -53,8 +59,9 @@ def advise_on_config(
         return []
     return [
         *_batch_norms_left(rows),
-        *_bn_starts(rows, starts),
+        *_bn_starts(model, rows, starts),
         *_stuck(model, rows, starts, trained),
+        *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
         *_decayed(cfg, rows),
         *_single_images(rows, images),
@@ -83,7 +90,9 @@ def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
     )
 
 
-def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
+def _bn_starts(
+    model: nn.Module, rows: list[NormRow], starts: Sequence[Start]
+) -> Iterator[str]:
     for start in starts:
         switchable = any(
             'SN' in r.kind and start.component in (None, r.component)
@@ -96,6 +105,39 @@ def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
                 f'{start.checkpoint} was trained with BN, and its norms do '
                 f'not fit SN: {TO_SN} (bn2sn://{start.checkpoint})'
             )
+        elif not name.startswith(_OURS):
+            yield from _misfit(model, start)
+
+
+def _misfit(model: nn.Module, start: Start) -> Iterator[str]:
+    """What a file that is here already has in place of the model's norms."""
+    path = _local(start.checkpoint)
+    if path is None:
+        return
+    try:
+        state = without_wrappers(read_checkpoint(path, of_run=True).state)
+        part = model.get_submodule(start.part)
+    except (CheckpointError, AttributeError):
+        return  # told by whoever loads it
+    front = f'{start.part}.'
+    if start.part and any(key.startswith(front) for key in state):
+        state = {
+            key[len(front) :]: value
+            for key, value in state.items()
+            if key.startswith(front)
+        }
+    said = other_norms(part, state)
+    if said:
+        yield f'{start.checkpoint}: {said}'
+
+
+def _local(checkpoint: str) -> Path | None:
+    """The file of that name, or of that address if it was fetched before."""
+    path = Path(checkpoint).expanduser()
+    if '://' in checkpoint:
+        name = Path(urlparse(checkpoint).path).name
+        path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    return path if path.is_file() else None
 
 
 def _stuck(
@@ -126,6 +168,23 @@ def _stuck(
 def _has_ratios(checkpoint: str) -> bool:
     """Whether weights may have ratios: all but the toolboxes' own."""
     return checkpoint.startswith(_OURS) or '://' not in checkpoint
+
+
+def _without_hook(model: nn.Module, cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Layers that a hook has to serve, where the config has none."""
+    wanted = Counter(
+        (m.norm_type, m.needs_hook)
+        for m in model.modules()
+        if isinstance(m, RowNorm) and m.needs_hook
+    )
+    hooks = {str(h.get('type')) for h in cfg.get('custom_hooks') or []}
+    for (kind, hook), number in wanted.items():
+        if not any(name.endswith(hook) for name in hooks):
+            yield (
+                f'{number} {kind} layers need a {hook} in training, and '
+                f"there is none: add dict(type='{hook}') to custom_hooks, or "
+                'do its work in a hook of your own'
+            )
 
 
 def _without_norm(model: nn.Module, node: Any, path: str = '') -> Iterator:

@@ -17,7 +17,7 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
-from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios, ratio_layers
 from sn_mm.layers import RowNorm
 from sn_mm.utils import text_table
 
@@ -135,7 +135,7 @@ def table(rows: list[NormRow]) -> str:
     ]
     cells = []
     for row in rows:
-        ratios = [_ratio_text(row.ratios, kind) for kind in KINDS]
+        ratios = [_ratio_text(row.ratios, kind) for kind in MOMENTS]
         channels = '' if row.channels is None else str(row.channels)
         cells.append(
             [row.name, label(row.component), row.kind, channels]

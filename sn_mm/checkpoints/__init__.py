@@ -6,7 +6,7 @@ Importing this package registers ``sn://`` and ``bn2sn://`` in mmengine.
 
 from sn_mm.utils.errors import CheckpointError
 
-from .load import load_pretrained
+from .load import load_pretrained, read_bn_state
 from .report import Report
 from .schemes import load_bn, load_sn
 
@@ -16,4 +16,5 @@ __all__ = [
     'load_bn',
     'load_pretrained',
     'load_sn',
+    'read_bn_state',
 ]

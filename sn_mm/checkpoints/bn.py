@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sn_mm.anatomy.norms import has_ratios
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
 from .convert import check_finite
 from .report import Report, Used
 
-_RUNNING = ('running_mean', 'running_var')
-RATIOS = ('initial', 'bn')
-# softmax(0, 0, 20) is BN alone to 4e-9, below float32's resolution
-_BN_LOGIT = 20.0
+# softmax(0, 0, 100) is BN alone to 4e-44: instance variances of any size
+# vanish beside it
+_BN_LOGIT = 100.0
+EQUAL = 'equal'
+# how far from 0 and 1 the statistics of a folded layer may be
+_FOLDED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,99 @@ class Ratios:
         groups: rows of logits; 1 gives shape (K,).
         frozen: the layer cannot learn, so that BN, which the file's layer
             is, is what it takes alone.
+        sparse: the ratios are SparsestMax of the logits, not softmax.
     """
 
     statistics: Sequence[str] = ('in', 'ln', 'bn')
     groups: int = 1
     frozen: bool = False
+    sparse: bool = False
+
+    @classmethod
+    def of(cls, layer: nn.Module, frozen: bool) -> Ratios:
+        """Of a layer of a model that has ratios."""
+        sparse = hasattr(layer, 'radius')
+        return cls(layer.statistics, layer.ratio_groups, frozen, sparse)
+
+    def share(self, asked: float | None) -> float | None:
+        """BN's share that the layer starts with; None for equal ones."""
+        return 1.0 if self.frozen and 'bn' in self.statistics else asked
+
+
+def share_of_bn(ratios: str) -> float | None:
+    """What ``?ratios=`` asks for: BN's share, or None for equal ratios.
+
+    Args:
+        ratios: 'equal' or 'initial'; 'bn', which is 1; or a share.
+
+    Raises:
+        CheckpointError: something else.
+    """
+    if ratios in (EQUAL, 'initial'):
+        return None
+    if ratios == 'bn':
+        return 1.0
+    try:
+        share = float(ratios)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise CheckpointError(
+            f'ratios={ratios!r}; choose from initial, bn, equal (as initial) '
+            'or a share of BN between 0 and 1, such as 0.5'
+        )
+    return share
+
+
+def logits(wanted: Ratios, share: float | None, layer: str) -> Tensor:
+    """Parameters of the ratios, (K,) or (G, K).
+
+    Raises:
+        CheckpointError: a share of BN for a layer without BN's statistics.
+    """
+    count = len(wanted.statistics)
+    shape = (count,) if wanted.groups == 1 else (wanted.groups, count)
+    share = wanted.share(share)
+    if share is None or share * count == 1:
+        return torch.ones(shape)
+    if 'bn' not in wanted.statistics:
+        raise CheckpointError(
+            f'ratios={"bn" if share == 1 else share}, but {layer} has '
+            f'statistics={wanted.statistics}: include '
+            "'bn' in norm_cfg, or leave ratios out"
+        )
+    bn = list(wanted.statistics).index('bn')
+    if wanted.sparse:
+        made = torch.full(shape, (1 - share) / max(count - 1, 1))
+        made[..., bn] = share
+        return made
+    odds = torch.tensor(share * (count - 1) / max(1 - share, 1e-30))
+    made = torch.zeros(shape)
+    made[..., bn] = odds.log().clamp(-_BN_LOGIT, _BN_LOGIT)
+    return made
+
+
+def in_words(share: float | None) -> str:
+    """A start of ratios, for accounts."""
+    if share is None:
+        return EQUAL
+    return 'bn' if share == 1 else f'{share:g} of bn'
+
+
+def is_folded(layer: Mapping[str, Tensor]) -> bool:
+    """Whether statistics are 0 and 1 under an affine that was trained.
+
+    So do files look whose means and variances were multiplied into the
+    affine parameters, as those of Caffe's networks. An untrained layer, all
+    of whose weights are one number and all biases 0, is none.
+    """
+    mean, var = layer['running_mean'].float(), layer['running_var'].float()
+    if 'weight' not in layer:
+        return False
+    if mean.abs().max() > _FOLDED or (var - 1).abs().max() > _FOLDED:
+        return False
+    weight, bias = layer['weight'], layer['bias']
+    return bool((weight != weight[0]).any()) or bool((bias != 0).any())
 
 
 def bn_layers(state: Mapping[str, Tensor]) -> list[str]:
@@ -56,12 +147,47 @@ def bn_layers(state: Mapping[str, Tensor]) -> list[str]:
     return layers
 
 
-def without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the ``module.`` that DataParallel puts in front of each key."""
-    front = 'module.'
-    while state and all(key.startswith(front) for key in state):
-        state = {k[len(front) :]: v for k, v in state.items()}
-    return dict(state)
+def take_over(
+    layer: nn.Module,
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    share: float | None,
+    frozen: bool,
+    name: str,
+) -> dict[str, Tensor]:
+    """State of a model's norm out of a batch norm's.
+
+    Affine parameters and running statistics stay, wherever the layer has
+    such; what it has besides starts as it is, but for the ratios of SN.
+
+    Args:
+        layer: the model's.
+        tensors: its present state.
+        given: state of the batch norm.
+        share: BN's, of the ratios; None for equal ones.
+        frozen: the layer will not learn.
+        name: of the layer.
+
+    Raises:
+        CheckpointError: see :func:`logits`.
+    """
+    channels = given['running_mean']
+    full = {
+        'weight': torch.ones_like(channels),
+        'bias': torch.zeros_like(channels),
+        # files older than torch 0.4.1 do not count batches
+        'num_batches_tracked': torch.tensor(0),
+        **given,
+    }
+    made = {
+        n: full[n]
+        for n, value in tensors.items()
+        if n in full and full[n].shape == value.shape
+    }
+    if has_ratios(layer):
+        for moment in ('mean_weight', 'var_weight'):
+            made[moment] = logits(Ratios.of(layer, frozen), share, name)
+    return made
 
 
 def sn_name(key: str) -> str:
@@ -69,19 +195,13 @@ def sn_name(key: str) -> str:
     return re.sub(r'(?<![^.])bn(\d*)(?=\.)', r'sn\1', key)
 
 
-def same_name(key: str) -> str:
-    """For models that call their SN layers bn1, as torchvision's do."""
-    return key
-
-
 def bn_to_sn(
     state: Mapping[str, Tensor],
     report: Report,
-    ratios: str = 'initial',
+    ratios: str = EQUAL,
     name: Callable[[str], str] = sn_name,
-    wanted: Callable[[str], Ratios] = lambda layer: Ratios(),
 ) -> OrderedDict[str, Tensor]:
-    """Give every BN layer the ratios that make it SN.
+    """Give every BN layer the ratios that make it SN, without a model.
 
     Affine parameters and running statistics stay. In eval, with ``ratios=
     'bn'``, the network computes what it computed with BN.
@@ -89,31 +209,19 @@ def bn_to_sn(
     Args:
         state: of a network with BN.
         report: filled with what happens to every key.
-        ratios: 'initial' (all equal) or 'bn' (BN alone; the logits are then
-            so far apart that training hardly moves them).
+        ratios: see :func:`share_of_bn`. With 'bn' the logits are so far
+            apart that training hardly moves them.
         name: new key of an old one.
-        wanted: statistics and groups of the layer of that (new) name.
 
     Raises:
-        CheckpointError: no BN in it, NaN, or ``ratios='bn'`` where a layer
-            has no BN statistic.
+        CheckpointError: no BN in it, NaN, folded BN with other ratios.
     """
-    if ratios not in RATIOS:
-        raise CheckpointError(
-            f'ratios={ratios!r}; choose from {", ".join(RATIOS)}'
-        )
+    share = share_of_bn(ratios)
     layers = set(bn_layers(state))
     if not layers:
-        already = any(k.endswith('.mean_weight') for k in state)
-        raise CheckpointError(
-            'no batch norm in this file (weight, bias, running_mean, '
-            'running_var of one layer): '
-            + (
-                'it has SN already, use sn:// or the file itself'
-                if already
-                else f'keys are {join_names(state)}'
-            )
-        )
+        raise CheckpointError(without_bn(state))
+    if share != 1:
+        refuse_folded(n for n in layers if is_folded(_entries_of(n, state)))
     out: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in state.items():
         check_finite(key, value)
@@ -123,32 +231,41 @@ def bn_to_sn(
         change = 'as it is'
         if layer in layers and leaf == 'bias':
             target = new.rpartition('.')[0]
-            logits = _logits(wanted(target), ratios, target)
-            out[f'{target}.mean_weight'] = logits
-            out[f'{target}.var_weight'] = logits.clone()
+            out[f'{target}.mean_weight'] = logits(Ratios(), share, target)
+            out[f'{target}.var_weight'] = logits(Ratios(), share, target)
             # files older than torch 0.4.1 do not count batches
             out.setdefault(f'{target}.num_batches_tracked', torch.tensor(0))
-            change = f'adds ratios: {_start(wanted(target), ratios)}'
+            change = f'adds ratios: {in_words(share)}'
         report.used.append(Used(key, tuple(value.shape), new, change))
     return out
 
 
-def _start(wanted: Ratios, ratios: str) -> str:
-    """What the ratios of one layer start with, out of ``RATIOS``."""
-    alone = wanted.frozen and 'bn' in wanted.statistics
-    return 'bn' if alone else ratios
+def _entries_of(layer: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = ('weight', 'bias', 'running_mean', 'running_var')
+    return {n: state[f'{layer}.{n}'] for n in names}
 
 
-def _logits(wanted: Ratios, ratios: str, layer: str) -> Tensor:
-    count = len(wanted.statistics)
-    shape = (count,) if wanted.groups == 1 else (wanted.groups, count)
-    if _start(wanted, ratios) == 'initial':
-        return torch.ones(shape)
-    if 'bn' not in wanted.statistics:
+def refuse_folded(layers: Iterable[str]) -> None:
+    """Raise CheckpointError if there is any."""
+    layers = sorted(layers)
+    if layers:
         raise CheckpointError(
-            f'ratios=bn, but {layer} has statistics={wanted.statistics}: '
-            "include 'bn' in norm_cfg, or leave ratios=bn out"
+            f'{len(layers)} batch norms are folded ({join_names(layers, 3)}): '
+            'means are 0 and variances 1 under trained affine parameters, '
+            'which fit no other statistics, so that SN would start from '
+            'noise; transplant the network (tools/transplant.py takes folded '
+            'BN as a teacher), or write ?ratios=bn, which is exact'
         )
-    logits = torch.zeros(shape)
-    logits[..., list(wanted.statistics).index('bn')] = _BN_LOGIT
-    return logits
+
+
+def without_bn(state: Iterable[str]) -> str:
+    """The sentence for a file that has none."""
+    state = list(state)
+    if any(key.endswith('mean_weight') for key in state):
+        found = 'it has SN already, use sn:// or the file itself'
+    else:
+        found = f'keys are {join_names(state)}'
+    return (
+        'no batch norm in this file (weight, bias, running_mean, running_var '
+        f'of one layer): {found}'
+    )

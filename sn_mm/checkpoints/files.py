@@ -17,7 +17,6 @@ from torch import Tensor
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
-from .bn import bn_to_sn, without_wrapper
 from .convert import (
     STYLES,
     convert,
@@ -26,11 +25,12 @@ from .convert import (
     restore,
     style_of,
 )
+from .fill_bn import plain_state, read_bn_file
 from .infer import infer_parts
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report
-from .sources import BN, about, open_files, parse, recognized
+from .sources import named_in_errors, one_path, open_files, parse, recognized
 
 _META = 'sn_mm'
 PUBLIC = 'public'
@@ -82,16 +82,12 @@ def convert_source(
         if len(parsed.names) != 1:
             raise CheckpointError('--to public takes one file')
         file = open_files(parsed.names, progress, of_run=True)[0]
-        with about(file):
+        with named_in_errors(file):
             return _to_public(file, part)
-    if parsed.scheme == BN:
-        file = open_files(parsed.names, progress, of_run=True)[0]
+    if parsed.is_bn:
+        file = read_bn_file(one_path(parsed), progress)
         report = Report(str(file.path), 'network with BN')
-        with about(file):
-            state = bn_to_sn(
-                without_wrapper(file.state), report, **parsed.options
-            )
-        _drop_others(file, report)
+        state = plain_state(file, parsed.options, report)
         return Conversion(dict(meta={}, state_dict=state), report)
     return _from_public(recognized(parsed, progress), to)
 
@@ -104,7 +100,7 @@ def _from_public(
     for file, layout in found:
         report = Report(str(file.path), str(layout))
         style = style_of(to, layout, len(found) > 1)
-        with about(file):
+        with named_in_errors(file):
             part = convert(file.state, layout, name_of(style), report)
         state.update(part)
         metadata.update(part._metadata)

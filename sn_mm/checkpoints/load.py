@@ -1,27 +1,21 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Loading a public checkpoint into a model, with nothing left unsaid."""
+"""Loading a public checkpoint, reporting every tensor that is not used."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Optional
+from typing import Union
 
 from torch import Tensor, nn
 
+from sn_mm.anatomy.starts import note_start
 from sn_mm.utils import join_names, unwrapped
 from sn_mm.utils.errors import CheckpointError
 
-from .bn import (
-    Ratios,
-    bn_layers,
-    bn_to_sn,
-    same_name,
-    sn_name,
-    without_wrapper,
-)
-from .checks import contradictions
+from .contradictions import contradictions
 from .convert import (
     Name,
     backbone_name,
@@ -30,12 +24,21 @@ from .convert import (
     mmpretrain_name,
     torchvision_name,
 )
+from .fill_bn import BNFile, bn_state, finish, read_bn_file
 from .layouts import Layout
 from .reader import CheckpointFile
-from .report import Dropped, Report, log
-from .sources import BN, Source, about, open_files, parse, recognized
+from .report import Dropped, Report, log_report
+from .sources import (
+    BN,
+    SN,
+    Source,
+    named_in_errors,
+    one_path,
+    parse,
+    recognized,
+)
 
-Opened = tuple[CheckpointFile, Optional[Layout]]
+Opened = Union[list[tuple[CheckpointFile, Layout]], BNFile]
 
 
 def load_pretrained(
@@ -63,30 +66,58 @@ def load_pretrained(
             the model is unchanged.
     """
     source = parse(checkpoint)
-    return fill(model, source, open_source(source), prefix)
+    return fill_model(model, source, open_source(source), prefix)
 
 
-def open_source(source: Source) -> list[Opened]:
+def read_bn_state(
+    model: nn.Module, checkpoint: str, prefix: str | None = None
+) -> OrderedDict[str, Tensor]:
+    """State of a model out of a file of a network with BN, of any layout.
+
+    The model is only looked at. With BN of its own it gets the file's, folded
+    ones too; other norms start from them, as with ``bn2sn://``.
+
+    Args:
+        model: that the state is for.
+        checkpoint: with or without ``bn2sn://`` in front.
+        prefix: see :func:`load_pretrained`.
+
+    Returns:
+        What the file fills, by the model's names.
+
+    Raises:
+        CheckpointError: see :func:`load_pretrained`.
+    """
+    text = os.fspath(checkpoint)
+    source = parse(text)
+    if not source.is_bn:
+        source = parse(BN + text)
+    file = open_source(source)
+    with named_in_errors(file):
+        report = Report(source.names[0], 'network with BN')
+        own = unwrapped(model)
+        return bn_state(own, file, source.options, prefix, report)
+
+
+def open_source(source: Source) -> Opened:
     """Read the files of a source; public ones with their layouts."""
-    if source.scheme == BN:
-        return [(file, None) for file in open_files(source.names, of_run=True)]
+    if source.is_bn:
+        return read_bn_file(one_path(source))
     return recognized(source)
 
 
-def fill(
+def fill_model(
     model: nn.Module,
     source: Source,
-    opened: list[Opened],
+    opened: Opened,
     prefix: str | None = None,
 ) -> Report:
     """:func:`load_pretrained` from files that are read already."""
     model = unwrapped(model)
+    if isinstance(opened, BNFile):
+        return _fill_from_bn(model, source, opened, prefix)
     report = Report(', '.join(source.names), '')
-    if source.scheme == BN:
-        file = opened[0][0]
-        state = _from_bn(model, file, source.options, prefix, report)
-    else:
-        state = _from_public(model, opened, prefix, report)
+    state = _from_public(model, opened, prefix, report)
     own = model.state_dict()
     _drop_other_classifier(state, own, report)
     _check_shapes(state, own)
@@ -103,14 +134,30 @@ def fill(
             'of another depth or design than the file'
         )
     model.load_state_dict(state, strict=False)
-    log(report)
+    for name, layer in model.named_modules():
+        if f'{name}.mean_weight' in state:
+            note_start(layer, f'{SN}{report.source}')
+    log_report(report)
+    return report
+
+
+def _fill_from_bn(
+    model: nn.Module, source: Source, file: BNFile, prefix: str | None
+) -> Report:
+    report = Report(source.scheme + source.names[0], 'network with BN')
+    with named_in_errors(file):
+        state = bn_state(model, file, source.options, prefix, report)
+    report.missing = [k for k in model.state_dict() if k not in state]
+    model.load_state_dict(state, strict=False)
+    finish(model, report)
+    log_report(report)
     return report
 
 
 # -- public SN files --
 def _from_public(
     model: nn.Module,
-    opened: list[Opened],
+    opened: list[tuple[CheckpointFile, Layout]],
     prefix: str | None,
     report: Report,
 ) -> OrderedDict[str, Tensor]:
@@ -118,7 +165,7 @@ def _from_public(
     state: OrderedDict[str, Tensor] = OrderedDict()
     titles = []
     for file, layout in opened:
-        with about(file):
+        with named_in_errors(file):
             name = _present(_fitting_name(layout, own, prefix), own)
             problems = contradictions(model, layout, name)
             if problems:
@@ -190,75 +237,6 @@ def _present(name: Name, own: Iterable[str]) -> Name:
         return found if found and _group(found) in groups else None
 
     return present
-
-
-# -- BN files --
-def _from_bn(
-    model: nn.Module,
-    file: CheckpointFile,
-    options: dict[str, str],
-    prefix: str | None,
-    report: Report,
-) -> OrderedDict[str, Tensor]:
-    own, modules = model.state_dict(), dict(model.named_modules())
-    report.layout = 'network with BN'
-    with about(file):
-        file.state = without_wrapper(file.state)
-        if not bn_layers(file.state):
-            bn_to_sn(file.state, report)  # raises, saying what there is
-        name = _fitting_bn_name(file.state, own, prefix)
-
-        def wanted(layer: str) -> Ratios:
-            module = modules.get(layer)
-            if not hasattr(module, 'statistics'):
-                return Ratios()
-            frozen = not any(p.requires_grad for p in module.parameters())
-            return Ratios(module.statistics, module.ratio_groups, frozen)
-
-        state = bn_to_sn(
-            file.state, report, name=name, wanted=wanted, **options
-        )
-    used = [u for u in report.used if u.target in own]
-    report.dropped += [
-        Dropped(u.source, 'no place in the model')
-        for u in report.used
-        if u.target not in own
-    ]
-    report.used = used
-    return OrderedDict((k, v) for k, v in state.items() if k in own)
-
-
-def _fitting_bn_name(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None
-):
-    """Prefix and norm names as the model has them."""
-
-    def adding(front, rename):
-        return lambda key: front + rename(key)
-
-    def removing(front, rename):
-        return lambda key: (
-            rename(key[len(front) :]) if key.startswith(front) else f'({key})'
-        )
-
-    names = []
-    for rename in (sn_name, same_name):
-        if prefix is not None:
-            names.append(removing(prefix.rstrip('.') + '.', rename))
-        else:
-            names += [
-                rename,
-                removing('backbone.', rename),
-                adding('backbone.', rename),
-            ]
-    hits = [sum(n(k) in own for k in state) for n in names]
-    if not max(hits):
-        raise CheckpointError(
-            'no tensor of the file has a place in the '
-            f'model: the file holds {_groups(state)}, the '
-            f'model {_groups(own)}'
-        )
-    return names[hits.index(max(hits))]
 
 
 def _drop_other_classifier(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import re
@@ -17,12 +18,13 @@ from torch import Tensor
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
-from . import run_pickle
+from . import tensors_only
 from .tracked_file import tracked
 
 # outer keys that hold the weights, in the order they are looked for
 _WEIGHTS = ('state_dict', 'model')
 _PLAIN = (str, int, float, bool, type(None))
+_CAN_MAP = 'mmap' in inspect.signature(torch.load).parameters
 
 
 @dataclass
@@ -61,42 +63,97 @@ def read_checkpoint(
     Args:
         path: zip-based or older torch file.
         progress: show a bar.
-        of_run: pass over the log buffers and NumPy numbers that mmengine
-            puts beside the weights of a training run, too; they are not
-            built either.
+        of_run: pass over what else lies beside the weights of a training
+            run, too; it is not built either.
 
     Raises:
         CheckpointError: not a checkpoint, truncated, or with code in it.
     """
     path = Path(path)
-    size = path.stat().st_size
+    return unwrap(path, read_content(path, progress, of_run))
+
+
+def read_content(
+    path: Path, progress: bool = False, of_run: bool = True
+) -> Any:
+    """What a file holds: containers, numbers and tensors on the CPU.
+
+    A file of safetensors is told by its content, as all others are. Files
+    are mapped, not read, where torch can: from 2.1 on, zip-based ones.
+
+    Args:
+        path, progress, of_run: see :func:`read_checkpoint`; with ``of_run``
+            all else becomes :class:`.tensors_only.Inert`.
+
+    Raises:
+        CheckpointError: as there.
+    """
     try:
+        if is_safetensors(path):
+            return read_safetensors(path)
+        size = path.stat().st_size
         with (
             open(path, 'rb') as file,
             tracked(file, size, 'reading', progress) as source,
         ):
-            content = _load(source, of_run)
+            return _load(source, of_run, path, progress)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error}') from error
     except Exception as error:  # torch raises whatever its parsers raise
         raise CheckpointError(f'{path}: {_why(path, error)}') from error
-    return unwrap(path, content)
 
 
-def _load(source: BinaryIO, of_run: bool) -> Any:
+def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
     start = source.tell()
+    options: dict[str, Any] = dict(map_location='cpu')
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip and not progress and _CAN_MAP:
+        source, options['mmap'] = str(path), True
     try:
-        return torch.load(source, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
+        return torch.load(source, weights_only=True, **options)
+    except (pickle.UnpicklingError, RuntimeError):
+        # RuntimeError: the tar files of torch before 0.1.10, and whatever
+        # is damaged, which fails again
         if not of_run:
             raise
-    source.seek(start)
+    if is_zip and _is_torchscript(path):
+        raise CheckpointError(
+            f'{path} is a TorchScript archive, which is a program: save its '
+            "state dict, torch.save(torch.jit.load('FILE').state_dict(), "
+            "'NEW')"
+        )
+    if not isinstance(source, str):
+        source.seek(start)
     return torch.load(
-        source,
-        map_location='cpu',
-        weights_only=False,
-        pickle_module=run_pickle,
+        source, weights_only=False, pickle_module=tensors_only, **options
     )
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return any(name.endswith('/constants.pkl') for name in names)
+
+
+def is_safetensors(path: Path) -> bool:
+    """By content: the length of a header, and JSON."""
+    with open(path, 'rb') as file:
+        head = file.read(9)
+    length = int.from_bytes(head[:8], 'little')
+    return head[8:] == b'{' and length + 8 <= path.stat().st_size
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors, mapped."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f'{path} is a file of safetensors: pip install safetensors'
+        ) from error
+    return load_file(path)
 
 
 def unwrap(path: Path, content: Any) -> CheckpointFile:

@@ -39,6 +39,8 @@ class Report:
         dropped: keys left out on purpose, and why.
         unknown: keys of the file that nothing knows.
         missing: tensors of the model that the file does not fill.
+        said: what else a reader should know, a line each.
+        starts: by norm layer of the model, what it starts from.
     """
 
     source: str
@@ -47,6 +49,8 @@ class Report:
     dropped: list[Dropped] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    starts: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -58,6 +62,7 @@ class Report:
         lines = [
             f'{self.source}: {self.layout}',
             f'{len(self.used)} tensors used',
+            *self.said,
         ]
         if self.dropped:
             reasons: dict[str, list[str]] = {}
@@ -96,7 +101,7 @@ class Report:
         return text_table(head, rows)
 
 
-def log(report: Report) -> None:
+def log_report(report: Report) -> None:
     """The summary to the current log; as a warning where it is incomplete."""
     level = logging.INFO if report.complete else logging.WARNING
     print_log(report.summary(), logger='current', level=level)

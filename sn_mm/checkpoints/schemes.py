@@ -19,11 +19,11 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .bn import bn_to_sn, without_wrapper
 from .convert import convert, name_of, style_of
-from .load import Opened, fill, open_source
+from .fill_bn import plain_state
+from .load import Opened, fill_model, open_source
 from .report import Report
-from .sources import BN, SN, Source, about, parse
+from .sources import BN, BN_TO_ANY, SN, Source, named_in_errors, parse
 
 
 class SchemeCheckpoint(dict):
@@ -75,14 +75,14 @@ def load_sn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
     )
 
 
-def _joined(source: Source, opened: list[Opened]) -> OrderedDict[str, Tensor]:
+def _joined(source: Source, opened: Opened) -> OrderedDict[str, Tensor]:
     """The public files of a source, converted, in one state dict."""
     to = source.options.get('to', 'mmdet')
     state: OrderedDict[str, Tensor] = OrderedDict()
     metadata: dict[str, Any] = {}
     for file, layout in opened:
         name = name_of(style_of(to, layout, len(opened) > 1))
-        with about(file):
+        with named_in_errors(file):
             part = convert(
                 file.state, layout, name, Report(str(file.path), str(layout))
             )
@@ -92,32 +92,32 @@ def _joined(source: Source, opened: list[Opened]) -> OrderedDict[str, Tensor]:
     return state
 
 
-@CheckpointLoader.register_scheme(prefixes=BN, force=True)
+@CheckpointLoader.register_scheme(prefixes=(BN, BN_TO_ANY), force=True)
 def load_bn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
-    """Load a BN checkpoint under the names and with the ratios of SN.
+    """Load a BN checkpoint as a start of a network with another norm.
+
+    A model that is filled with it gets what fits its own norms and names.
+    As a plain dict it has the names and the ratios of SN.
 
     Args:
         filename: ``bn2sn://ANY``, ANY being a file, a URL, or torchvision://,
-            open-mmlab:// or mmcls:// and a model; ``?ratios=bn`` puts the
-            ratios on BN instead of their initial, equal values.
+            open-mmlab:// or mmcls:// and a model; ``?ratios=bn``, or a share
+            such as ``?ratios=0.5``, instead of equal ratios; ``?part=`` one
+            of several networks in the file. ``bn2norm://`` means the same.
         map_location: device of the tensors.
 
     Raises:
-        CheckpointError: see :mod:`.reader`, :mod:`.bn`.
+        CheckpointError: see :mod:`.reader`, :mod:`.fill_bn`.
     """
     source = parse(filename)
-    opened = open_source(source)
-    file = opened[0][0]
-    with about(file):
-        state = bn_to_sn(
-            without_wrapper(file.state),
-            Report(str(file.path), 'network with BN'),
-            **source.options,
-        )
+    file = open_source(source)
+    state = plain_state(
+        file, source.options, Report(str(file.path), 'network with BN')
+    )
     return SchemeCheckpoint(
-        state, map_location, functools.partial(_fill, source, opened)
+        state, map_location, functools.partial(_fill, source, file)
     )
 
 
-def _fill(source: Source, opened: list[Opened], model: nn.Module) -> Report:
-    return fill(model, source, opened)
+def _fill(source: Source, opened: Opened, model: nn.Module) -> Report:
+    return fill_model(model, source, opened)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import parse_qsl, urlparse
 
 import torch
@@ -29,8 +30,19 @@ from .layouts import Layout, recognize
 from .locate import locate
 from .reader import CheckpointFile, read_checkpoint
 
-SN, BN = 'sn://', 'bn2sn://'
-_OPTIONS = {SN: ('to',), BN: ('ratios',)}
+SN, BN, BN_TO_ANY = 'sn://', 'bn2sn://', 'bn2norm://'
+SCHEMES = (SN, BN, BN_TO_ANY)
+_OPTIONS = {
+    SN: ('to',),
+    BN: ('ratios', 'part'),
+    BN_TO_ANY: ('ratios', 'part'),
+}
+
+
+class HasPath(Protocol):
+    """A file that was read."""
+
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -38,14 +50,19 @@ class Source:
     """A checkpoint as written by a user.
 
     Attributes:
-        scheme: 'sn://' or 'bn2sn://'.
+        scheme: one of :data:`SCHEMES`.
         names: one file or more.
-        options: of the scheme: 'to' or 'ratios'.
+        options: of the scheme: 'to', or 'ratios' and 'part'.
     """
 
     scheme: str
     names: tuple[str, ...]
     options: dict[str, str]
+
+    @property
+    def is_bn(self) -> bool:
+        """Whether the file has BN, whatever norm the model has."""
+        return self.scheme != SN
 
 
 def parse(text: str) -> Source:
@@ -55,7 +72,7 @@ def parse(text: str) -> Source:
         CheckpointError: an option that the scheme does not have.
     """
     text = os.fspath(text)
-    scheme = BN if text.startswith(BN) else SN
+    scheme = next((s for s in SCHEMES if text.startswith(s)), SN)
     rest = text[len(scheme) :] if text.startswith(scheme) else text
     base, mark, query = rest.rpartition('?')
     if not mark or '/' in query or Path(rest).exists():
@@ -90,19 +107,26 @@ def open_files(
     return [read_checkpoint(resolve(name), progress, of_run) for name in names]
 
 
+def one_path(source: Source) -> Path:
+    """The local file of a source that has one; raises CheckpointError."""
+    if len(source.names) != 1:
+        raise CheckpointError(f'{source.scheme} takes one file')
+    return resolve(source.names[0])
+
+
 def recognized(
     source: Source, progress: bool = False
 ) -> list[tuple[CheckpointFile, Layout]]:
     """Read and recognise every file of a source."""
     found = []
     for file in open_files(source.names, progress):
-        with about(file):
+        with named_in_errors(file):
             found.append((file, recognize(file.state)))
     return found
 
 
 @contextmanager
-def about(file: CheckpointFile) -> Iterator[None]:
+def named_in_errors(file: HasPath) -> Iterator[None]:
     """Put the file's name in front of errors about its contents."""
     try:
         yield

@@ -84,7 +84,7 @@ class RenormRule:
             m, v, size, self.process_group
         )
         sigma = (var + self.eps).sqrt()
-        # detached one by one: no_grad() would not stop forward-mode derivatives
+        # detached one by one: no_grad() stops no forward-mode derivatives
         r_max = torch.as_tensor(self.r_max, dtype=m.dtype, device=m.device)
         d_max = torch.as_tensor(self.d_max, dtype=m.dtype, device=m.device)
         r = (sigma / std).detach().clamp(1 / r_max, r_max)

@@ -2,8 +2,11 @@
 """The normalization layers: importing this package registers them."""
 
 from .base import RowNorm
+from .dynamic import DN, SyncDN
+from .exemplar import EN, SyncEN
 from .ibn import IBN, SyncIBN
 from .kalman import KN, SyncKN
+from .population import PN
 from .renorm import BRN, SyncBRN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
@@ -12,7 +15,10 @@ from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 __all__ = [
     'BRN',
     'IBN',
+    'DN',
+    'EN',
     'KN',
+    'PN',
     'RowNorm',
     'SN1d',
     'SN2d',
@@ -20,6 +26,8 @@ __all__ = [
     'SSN',
     'SyncBRN',
     'SyncIBN',
+    'SyncDN',
+    'SyncEN',
     'SyncKN',
     'SyncSN',
     'SyncSN1d',

@@ -15,8 +15,9 @@ from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
 
 from . import state
-from .blame import blame_tensor
+from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
 
 # Caveats that this program has been told of: one layer speaks for all.
 _SPOKEN: set[str] = set()
@@ -58,8 +59,12 @@ class RowNorm(_InstanceNorm):
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
         options: default of each argument that the layer's text shows where
@@ -81,16 +86,22 @@ class RowNorm(_InstanceNorm):
     measures = None
     running_names = ('running_mean', 'running_var')
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
@@ -131,6 +142,7 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
         try:
@@ -200,6 +212,11 @@ class RowNorm(_InstanceNorm):
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
 
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
+
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""
         return None
@@ -225,6 +242,21 @@ class RowNorm(_InstanceNorm):
         if text is not None and text not in _SPOKEN:
             _SPOKEN.add(text)
             warnings.warn(text, stacklevel=5)
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
@@ -387,6 +419,24 @@ class RowNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- state dicts ------------------------------------------------------
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
+    ) -> None:
+        """Refuse a state dict of another layer, before anything is loaded.
+
+        Args:
+            prefix: of the layer's keys in ``state_dict``.
+            errors: texts put here become torch's error about the model.
+
+        Raises:
+            CheckpointError: if the layer would compute another function.
+        """
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Heed what a state dict brought; tensors that fit are loaded."""
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         state.write_settings(self, destination, prefix)
@@ -401,6 +451,7 @@ class RowNorm(_InstanceNorm):
         unexpected_keys,
         error_msgs,
     ) -> None:
+        self.check_loading(state_dict, prefix, error_msgs)
         state.check_settings(self, prefix, local_metadata)
         state.take_public(self, state_dict, prefix)
         # torch's own loaders refuse running statistics without version
@@ -414,3 +465,4 @@ class RowNorm(_InstanceNorm):
             unexpected_keys,
             error_msgs,
         )
+        self.after_loading(state_dict, prefix)

@@ -20,7 +20,7 @@ from .arguments import (
     warn_of_momentum,
 )
 from .base import RowNorm
-from .hard import NEVER, RATIOS, HardRatios, pick_ratios
+from .hard import NEVER, RATIO_PARAMETERS, HardRatios, pick_ratios
 from .registration import register_norm
 
 
@@ -131,7 +131,7 @@ class SwitchNorm(HardRatios, RowNorm):
         self.unbiased = unbiased
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             ones = torch.ones(self._ratio_shape(), device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(ones))
         if hard_ratios:
@@ -147,7 +147,7 @@ class SwitchNorm(HardRatios, RowNorm):
         self._warn_single_position(x, names)
         running = self.running_moments()
         if self._is_constant(x, names, running):
-            return self._constant(x)
+            return self.constant_map(x)
         rule = SwitchRule(
             names,
             self.eps,
@@ -162,7 +162,12 @@ class SwitchNorm(HardRatios, RowNorm):
         )
         own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            *(x, rule, mean_weight, var_weight, own['weight'], own['bias']),
+            x,
+            rule,
+            mean_weight,
+            var_weight,
+            own['weight'],
+            own['bias'],
             relu=self.rectifies,
         )
         if not isinstance(result, tuple):
@@ -214,7 +219,7 @@ class SwitchNorm(HardRatios, RowNorm):
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         wanted = self._ratio_shape()
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             t = getattr(self, name)
             if t.shape != wanted:
                 raise ValueError(
@@ -253,18 +258,6 @@ class SwitchNorm(HardRatios, RowNorm):
         alone = self._choice is not None and names == ('bn',)
         return alone and running is not None and x.dtype == running[0].dtype
 
-    def _constant(self, x: Tensor) -> Tensor:
-        """Running statistics alone: x need not be read for moments."""
-        y = nn.functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-        )
-        return y.relu_() if self.rectifies else y
-
     def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
         drops = 'in' in names and len(names) > 1
         if self._warned or not drops or math.prod(x.shape[2:]) != 1:
@@ -278,18 +271,12 @@ class SwitchNorm(HardRatios, RowNorm):
         )
 
     # -- checkpoints -----------------------------------------------------
-    def _load_from_state_dict(
-        self,
-        state_dict,
-        prefix,
-        local_metadata,
-        strict,
-        missing_keys,
-        unexpected_keys,
-        error_msgs,
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
     ) -> None:
+        """Refuse another norm's state, and ratios of other statistics."""
         shape = self._ratio_shape()
-        given = [state_dict.get(prefix + name) for name in RATIOS]
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
         if prefix + 'weight' in state_dict and given == [None, None]:
             raise CheckpointError(
                 f'{prefix}weight comes without {prefix}mean_weight and '
@@ -298,24 +285,22 @@ class SwitchNorm(HardRatios, RowNorm):
                 "front of their file's name, in init_cfg, load_from or "
                 'sn_mm.load_pretrained'
             )
-        for name, value in zip(RATIOS, given):
+        for name, value in zip(RATIO_PARAMETERS, given):
             if value is not None and tuple(value.shape) != shape:
-                error_msgs.append(
+                errors.append(
                     f'{prefix}{name} has shape {tuple(value.shape)}, but this '
                     f'layer has statistics={self.statistics}, ratio_groups='
                     f'{self.ratio_groups} and needs {shape}: set statistics '
                     "in norm_cfg to the checkpoint's (three ratios: "
                     "('in', 'ln', 'bn'), two: ('in', 'ln'))"
                 )
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Choose by the ratios that were loaded, if they are to be hard."""
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
+        shape = self._ratio_shape()
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
             self.choose_()

@@ -27,7 +27,7 @@ from sn_mm.anatomy.norms import parts_of_norms, running_names
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names, progress_bar, unwrapped
 
-from .averages import MomentAverage, merge
+from .averages import MomentAverage, merge_averages
 from .fresh_loader import fresh_loader
 from .restored import restored, restored_random_state
 
@@ -99,7 +99,7 @@ def update_batch_average(
             no more; None for all (of a DataLoader, ``len(data)``).
         include_bn: also the statistics of BatchNorm and SyncBN.
         second_moment: average E[x^2] instead of the variance, as the public
-            code does; see :func:`sn_mm.recalibrate.averages.merge`.
+            code does; see :func:`sn_mm.recalibrate.averages.merge_averages`.
         progress: show a bar, in the first process's terminal.
         context: makes what each forward runs in, such as autocast.
 
@@ -171,8 +171,8 @@ def find_averaged(
         include_bn: also BatchNorm and SyncBN.
 
     Returns:
-        The layers that track BN statistics of the batch, by name; and the
-        names of those that have BN statistics, but other ones, with why.
+        The layers that track BN statistics of the batch, by name; and why
+        the others that have BN statistics keep theirs, by name.
 
     Raises:
         ValueError: if the model has no layer of these kinds.
@@ -349,6 +349,6 @@ def _merged(
     sizes = [f.numel() for f in flat]
     by_layer = zip(*(part.split(sizes) for part in parts))
     return {
-        name: merge(layer, second_moment)
+        name: merge_averages(layer, second_moment)
         for name, layer in zip(averages, by_layer)
     }

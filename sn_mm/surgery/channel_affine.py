@@ -39,7 +39,7 @@ class ChannelAffine(nn.Module):
         self.eps = eps
 
     @classmethod
-    def of(cls, norm: RowNorm) -> ChannelAffine:
+    def from_norm(cls, norm: RowNorm) -> ChannelAffine:
         """What a norm does in evaluation that has ``inference_moments``."""
         mean, var = norm.inference_moments()
         return cls(

@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from sn_mm.anatomy.components import Components, select
+from sn_mm.anatomy.components import Components, in_components
 from sn_mm.anatomy.norms import (
     Rules,
     dimension,
@@ -26,10 +26,12 @@ from sn_mm.anatomy.norms import (
     num_channels,
 )
 from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
 
 from .frozen import keep_function, takes_over
 from .place import axes_at
+from .replace import HOOKS, replace_modules
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (
@@ -46,23 +48,12 @@ _SETTINGS = (
 )
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
-_RATIOS = ('mean_weight', 'var_weight')
 _OF_BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 _CONFIG_HINT = (
     '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
     "'ConvertNorm', of=TYPE, norm_cfg=...) in the config instead "
     '(docs/configs.md)'
-)
-_HOOKS = (
-    '_forward_hooks',
-    '_forward_hooks_with_kwargs',
-    '_forward_hooks_always_called',
-    '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-    '_backward_hooks',
-    '_backward_pre_hooks',
-    '_is_full_backward_hook',
 )
 
 
@@ -139,7 +130,7 @@ def swap_norms(
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
-    chosen = select(model, list(norms), components)
+    chosen = in_components(model, list(norms), components)
     norms = {name: norms[name] for name in chosen}
     targets = {name: _target(m, name, model, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
@@ -160,7 +151,7 @@ def swap_norms(
         if hasattr(layer, 'is_placed'):
             placed = getattr(norms[name], 'is_placed', False)
             layer.is_placed = placed or include is not None
-    model = _replace(model, replaced)
+    model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
     return model
@@ -284,7 +275,7 @@ def _build(
         if name in own and own[name].shape == value.shape
     ]
     if not _same_logits(old, new):
-        kept = [name for name in kept if name not in _RATIOS]
+        kept = [name for name in kept if name not in RATIO_PARAMETERS]
     return new, kept
 
 
@@ -321,8 +312,8 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
 
 def _same_logits(old: nn.Module, new: nn.Module) -> bool:
     """... and make ratios of their parameters in the same way."""
-    sparse = hasattr(old, 'radius') == hasattr(new, 'radius')
-    return sparse and _same_ratios(old, new)
+    names, others = ({*m._parameters, *m._buffers} for m in (old, new))
+    return names == others and _same_ratios(old, new)
 
 
 def _hand_over(
@@ -350,7 +341,7 @@ def _hand_over(
         keep_function(old, new)
     if frozen:
         new.requires_grad_(False)
-    for name in _HOOKS:
+    for name in HOOKS:
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
     if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
@@ -385,21 +376,6 @@ def _spread_affine(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
             own[name].data.copy_(given[name].data.expand_as(own[name]))
 
 
-def _replace(
-    model: nn.Module, replaced: dict[nn.Module, nn.Module]
-) -> nn.Module:
-    for parent in list(model.modules()):
-        changed = False
-        for name, child in parent._modules.items():
-            if child in replaced:
-                parent._modules[name] = replaced[child]
-                changed = True
-        # mmcv's ConvModule may fuse a batch norm, and asks only when told to
-        if changed and getattr(parent, 'efficient_conv_bn_eval_forward', None):
-            parent.turn_on_efficient_conv_bn_eval(True)
-    return replaced.get(model, model)
-
-
 def _report(
     norms: dict[str, nn.Module],
     replaced: dict[nn.Module, nn.Module],
@@ -424,11 +400,6 @@ def _report(
     text += hint if done else ''
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
-
-
-def _is_new(old: nn.Module) -> bool:
-    """Whether what takes the place of ``old`` gets its ratios there."""
-    return not isinstance(old, RowNorm)
 
 
 def _warn_of_deployment(model: nn.Module) -> None:

@@ -19,16 +19,16 @@ from torch import nn
 from sn_mm.anatomy.components import component_of
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.norms import find_norms, has_ratios, is_plain_norm
-from sn_mm.anatomy.ratios import KINDS
+from sn_mm.anatomy.ratios import MOMENTS
 from sn_mm.anatomy.trace import NormTrace, trace_norms
 from sn_mm.layers import RowNorm, SN1d, SN2d, SN3d
-from sn_mm.layers.hard import RATIOS, pick_ratios
+from sn_mm.layers.hard import RATIO_PARAMETERS, pick_ratios
 from sn_mm.layers.switchable import SwitchNorm
 
 from .channel_affine import ChannelAffine
-from .convert_norm import _HOOKS, _replace
 from .fold_conv import fold_into, foldable
 from .fold_report import FoldedLayer, FoldReport
+from .replace import has_hooks, replace_modules
 
 # A smaller map in the example may be a single position on a small image, and
 # there an instance norm is another thing than SN.
@@ -88,8 +88,9 @@ def fold_with_report(
         rows.append(row)
         if new is not layer:
             replaced[layer] = new
-    model = _replace(model, replaced)
-    model.eval()  # gives nothing back in the toolboxes' backbones
+    model = replace_modules(model, replaced)
+    # not chained: train() of mmdet's ResNet returns None
+    model.eval()
     report = FoldReport(rows, note)
     print_log(f'fold: {report.summary()}', logger='current')
     return model, report
@@ -127,7 +128,7 @@ def _folded(
     new.train(False)
     choices = layer.choices() or {}
     if not choices and _is_fixed(layer):
-        choices = dict.fromkeys(KINDS, (layer.norm_type,))
+        choices = dict.fromkeys(MOMENTS, (layer.norm_type,))
     row = FoldedLayer(
         name=name,
         component=component_of(name, model),
@@ -158,7 +159,7 @@ def _decide(
     choices = layer.choices()
     if choices is None and not _is_fixed(layer):
         return _Decision(layer, 'kept', 'soft ratios')
-    if any(getattr(layer, hooks, None) for hooks in _HOOKS):
+    if has_hooks(layer):
         return _Decision(layer, 'kept', 'has hooks')
     if not is_plain_norm(layer):
         return _Decision(layer, 'kept', 'is parametrized')
@@ -207,10 +208,10 @@ def _without_batch(
         source = modules[seen.source]
         obstacle = foldable(source, modules.values())
         if not obstacle:
-            added = fold_into(source, ChannelAffine.of(layer))
+            added = fold_into(source, ChannelAffine.from_norm(layer))
             action = f'into {seen.source}'
             return _Decision(nn.Identity(), action, added=added)
-    return _Decision(ChannelAffine.of(layer), 'affine', obstacle)
+    return _Decision(ChannelAffine.from_norm(layer), 'affine', obstacle)
 
 
 def _native(layer: nn.Module, name: str) -> nn.Module:
@@ -247,7 +248,7 @@ def _reduced(layer: nn.Module, used: set[str]) -> nn.Module:
         hard_ratios=True,
     ).to(layer.mean_weight.device, layer.mean_weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias
-    for name, ratios in zip(RATIOS, layer.ratios().values()):
+    for name, ratios in zip(RATIO_PARAMETERS, layer.ratios().values()):
         getattr(new, name).copy_(pick_ratios(ratios, indices))
     if new.track_running_stats:
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):

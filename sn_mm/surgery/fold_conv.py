@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .channel_affine import ChannelAffine
 
-_KINDS = (
+_CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -23,9 +23,9 @@ _KINDS = (
     nn.Linear,
 )
 # A forward of its own may do more than convolve, as standardizing weights.
-_FORWARDS = {cls.forward for cls in _KINDS} | {
+_FORWARDS = {cls.forward for cls in _CONVOLUTIONS} | {
     getattr(wrappers, cls.__name__).forward
-    for cls in _KINDS
+    for cls in _CONVOLUTIONS
     if hasattr(wrappers, cls.__name__)
 }
 
