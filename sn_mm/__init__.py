@@ -22,8 +22,10 @@ __all__ = [
     'find_norms',
     'fold',
     'fuse_relu',
+    'gamma_decay',
     'harden',
     'load_pretrained',
+    'share_lstm',
     'transplant',
     'update_batch_average',
 ]
@@ -35,6 +37,7 @@ _LATER = {
     'fold': 'surgery',
     'fuse_relu': 'surgery',
     'harden': 'surgery',
+    'share_lstm': 'surgery',
     'transplant': 'teaching',
 }
 
@@ -72,7 +75,7 @@ if not _is_the_doctor():
     from .checkpoints import load_pretrained
     from .kernels import backends
     from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-    from .recalibrate import update_batch_average
+    from .recalibrate import gamma_decay, update_batch_average
 
     SN = SN2d
 

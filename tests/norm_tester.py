@@ -46,10 +46,13 @@ from torch.optim.swa_utils import AveragedModel
 from sn_mm.functional.reference import (
     dynamic_norm_reference,
     exemplar_norm_reference,
+    hyper_norm_reference,
     kalman_norm_reference,
+    population_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
+from sn_mm.layers.hyper import LSTM
 from tests.builders import Toy, resnet, toy_runner
 from tests.distributed import run_processes
 from tests.utils import (
@@ -153,7 +156,9 @@ def _switch(layer, x, mean_weight, var_weight) -> Tensor:
         x,
         mean_weight,
         var_weight,
-        *affine_and_running(layer),
+        layer.weight,
+        layer.bias,
+        *running_of(layer),
         statistics=layer.statistics,
         unbiased=layer.unbiased,
         num_groups=layer.num_groups,
@@ -189,12 +194,28 @@ def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     return kalman_norm_reference(x, *affine_and_running(layer))[0]
 
 
+def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """HyperNormalization of a layer with an LSTM of its own."""
+    _, _, *running = affine_and_running(layer)
+    lstm = dict(zip(LSTM, layer.lstm()))
+    return hyper_norm_reference(x, lstm, *running)[0]
+
+
 def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
     """weight, bias and, where they are in use, the running statistics."""
     running = (None, None)
     if layer.running_mean is not None and not layer.training:
         running = (layer.running_mean, layer.running_var)
     return layer.weight, layer.bias, *running
+
+
+def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Population Normalization: the same in both modes."""
+    return population_norm_reference(
+        *(x, layer.running_mean, layer.running_var),
+        *(layer.weight, layer.bias),
+        eps=layer.eps,
+    )
 
 
 # -- starts --------------------------------------------------------------
@@ -239,6 +260,7 @@ NORMS = (
     ),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
+    Norm('PN', dict(type='PN'), population_oracle),
     Norm('EN', dict(type='EN'), exemplar_oracle),
     Norm('SyncEN', dict(type='SyncEN'), exemplar_oracle),
     Norm(
@@ -248,6 +270,8 @@ NORMS = (
     ),
     Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
     Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
+    Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
+    Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')
@@ -553,8 +577,9 @@ class NormTester:
 
     def test_a_missing_tensor_is_named(self, norm):
         state = norm.layer().state_dict()
-        state.pop('weight')
-        with pytest.raises(RuntimeError, match='weight'):
+        name = next(iter(state))
+        state.pop(name)
+        with pytest.raises(RuntimeError, match=name):
             norm.build().load_state_dict(state)
 
     def test_made_on_no_device(self, norm):
@@ -873,7 +898,10 @@ class NormTester:
             for key, value in layer.state_dict().items():
                 if is_frozen:
                     assert torch.equal(value, before[f'{name}.{key}']), key
-            moved = not torch.equal(layer.bias, before[f'{name}.bias'])
+            moved = any(
+                not torch.equal(p, before[f'{name}.{key}'])
+                for key, p in layer.named_parameters()
+            )
             assert moved is not is_frozen, name
 
     @slow

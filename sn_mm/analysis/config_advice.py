@@ -61,6 +61,7 @@ def advise_on_config(
         *_batch_norms_left(rows),
         *_bn_starts(model, rows, starts),
         *_stuck(model, rows, starts, trained),
+        *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
         *_decayed(cfg, rows),
         *_single_images(rows, images),
@@ -167,6 +168,23 @@ def _stuck(
 def _has_ratios(checkpoint: str) -> bool:
     """Whether weights may have ratios: all but the toolboxes' own."""
     return checkpoint.startswith(_OURS) or '://' not in checkpoint
+
+
+def _without_hook(model: nn.Module, cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Layers that a hook has to serve, where the config has none."""
+    wanted = Counter(
+        (m.norm_type, m.needs_hook)
+        for m in model.modules()
+        if isinstance(m, RowNorm) and m.needs_hook
+    )
+    hooks = {str(h.get('type')) for h in cfg.get('custom_hooks') or []}
+    for (kind, hook), number in wanted.items():
+        if not any(name.endswith(hook) for name in hooks):
+            yield (
+                f'{number} {kind} layers need a {hook} in training, and '
+                f"there is none: add dict(type='{hook}') to custom_hooks, or "
+                'do its work in a hook of your own'
+            )
 
 
 def _without_norm(model: nn.Module, node: Any, path: str = '') -> Iterator:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_state
-from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
+from sn_mm.anatomy.ratios import LayerRatios, all_ratios_of_state
 from sn_mm.checkpoints.weights import read_weights
 from sn_mm.utils.errors import CheckpointError
 
@@ -155,7 +155,7 @@ def _of_checkpoint(path: str, title: str) -> Snapshot:
     content = read_weights(path)
     state = content['state_dict']
     try:
-        ratios = ratios_of_state(state)
+        ratios = all_ratios_of_state(state)
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
     broken = [r.name for r in ratios if not r.is_finite()]

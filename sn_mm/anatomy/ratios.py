@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from sn_mm.functional.sparsestmax import sparsestmax
+from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 
 from .norms import has_ratios
@@ -109,6 +111,59 @@ def ratio_layers(layers: Mapping[str, nn.Module]) -> list[LayerRatios]:
     return made
 
 
+def all_ratios_of_state(state: Mapping[str, Tensor]) -> list[LayerRatios]:
+    """Ratios of every layer of a state dict that has some, in its order.
+
+    Of SN, and of the layers that say in ``ratio_tensors`` where theirs are.
+
+    Raises:
+        ValueError: see :func:`ratios_of_state`.
+    """
+    found = _other_ratios(state)
+    if not found or any(key.endswith(RATIO_PARAMETERS) for key in state):
+        found += ratios_of_state(state)
+    order = {key.rpartition('.')[0]: i for i, key in enumerate(state)}
+    return sorted(found, key=lambda layer: order[layer.name])
+
+
+def _other_ratios(state: Mapping[str, Tensor]) -> list[LayerRatios]:
+    """Ratios of layers other than SN."""
+    found = []
+    for cls in _classes_with_ratios():
+        first, *others = cls.ratio_tensors
+        for key in state:
+            name, _, leaf = key.rpartition('.')
+            prefix = f'{name}.' if name else ''
+            keys = [key, *(prefix + other for other in others)]
+            if leaf != first or not all(k in state for k in keys):
+                continue
+            ratios = cls.ratios_of(*(state[k].detach().float() for k in keys))
+            count = ratios['mean'].shape[-1]
+            names = cls.statistics or _names_for(count)
+            parts = [
+                ratios[k].double().reshape(-1, count).cpu().numpy()
+                for k in MOMENTS
+            ]
+            found.append(LayerRatios(name, tuple(names), *parts))
+    return found
+
+
+def _classes_with_ratios() -> list[type[RowNorm]]:
+    """One class for each kind of ``ratio_tensors``."""
+    found = {}
+    for cls in MODELS.module_dict.values():
+        if isinstance(cls, type) and issubclass(cls, RowNorm):
+            if cls.ratio_tensors:
+                found.setdefault(cls.ratio_tensors, cls)
+    return list(found.values())
+
+
+def _names_for(count: int) -> tuple[str, ...]:
+    """The usual statistics for so many ratios."""
+    unknown = tuple(f'statistic {i + 1}' for i in range(count))
+    return _BY_COUNT.get(count, unknown)
+
+
 def ratios_of_state(
     state: Mapping[str, Tensor],
     statistics: Mapping[str, tuple[str, ...]] | None = None,
@@ -161,8 +216,7 @@ def _of_state(
         )
     count = weights[0].shape[-1]
     if statistics is None:
-        unknown = tuple(f'statistic {i + 1}' for i in range(count))
-        statistics = _BY_COUNT.get(count, unknown)
+        statistics = _names_for(count)
     if len(statistics) != count:
         raise ValueError(
             f'{name} has {count} ratios, but statistics={statistics}: name '

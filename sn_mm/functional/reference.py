@@ -198,6 +198,30 @@ def exemplar_norm_reference(
     return y.view(x.shape)
 
 
+def population_norm_reference(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalization with given moments, which are constants.
+
+    Args:
+        x: (N, C, *spatial).
+        mean, var, weight, bias: (C,), or None of the last two.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    std = torch.sqrt(var.detach() + eps)
+    y = (flat - mean.detach()[:, None]) / std[:, None]
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
 def _kronecker(
     gates: Tensor, number: int, like: Tensor, whole: bool = False
 ) -> Tensor:
@@ -251,8 +275,46 @@ def kalman_norm_reference(
         mean = p * predicted[0] + (1 - p) * mean
         var = p * predicted[1] + (1 - p) * var + p * (1 - p) * shift
     y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
-    if weight is not None:
-        y = y * weight[:, None]
-    if bias is not None:
-        y = y + bias[:, None]
-    return y.view(x.shape), mean, var
+    return _with_affine(y, weight, bias).view(x.shape), mean, var
+
+
+def hyper_norm_reference(
+    x: Tensor,
+    lstm: dict[str, Tensor],
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    state: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """HyperNormalization: batch norm, scaled and shifted by an LSTM.
+
+    Args:
+        x: (N, C, *spatial), N and every extent at least 1.
+        lstm: parameters by the names of :class:`sn_mm.layers.BHN`.
+        running_mean, running_var: (C,), in place of the batch's moments.
+        state: h and c (N, C) of the norm before; None for zeros.
+        eps: added to the variance.
+
+    Returns:
+        y, shaped like x; h and c (N, C).
+    """
+    flat = x.flatten(2)
+    pooled = flat.mean(2)
+    h, c = state or (torch.zeros_like(pooled),) * 2
+
+    def narrowed(u: Tensor, kind: str) -> Tensor:
+        inner = u @ lstm[f'weight_{kind}_0'].T + lstm[f'bias_{kind}_0']
+        wide = inner.clamp(min=0) @ lstm[f'weight_{kind}_1'].T
+        return wide + lstm[f'bias_{kind}_1']
+
+    gates = narrowed(pooled, 'ih') + narrowed(h, 'hh')
+    i, f, g, o = gates.unflatten(1, (4, -1)).unbind(1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.sigmoid()
+    mean = flat.mean((0, 2))
+    var = (flat - mean[:, None]).square().mean((0, 2))
+    if running_mean is not None:
+        mean, var = running_mean, running_var
+    y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
+    return (y * h[..., None] + c[..., None]).view(x.shape), h, c

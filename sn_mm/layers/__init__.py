@@ -4,21 +4,26 @@
 from .base import RowNorm
 from .dynamic import DN, SyncDN
 from .exemplar import EN, SyncEN
+from .hyper import BHN, SyncBHN
 from .kalman import KN, SyncKN
+from .population import PN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'BHN',
     'DN',
     'EN',
     'KN',
+    'PN',
     'RowNorm',
     'SN1d',
     'SN2d',
     'SN3d',
     'SSN',
     'SyncDN',
+    'SyncBHN',
     'SyncEN',
     'SyncKN',
     'SyncSN',

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from sn_mm.utils import check_count
 from . import state
 from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
 
 # Caveats that this program has been told of: one layer speaks for all.
 _SPOKEN: set[str] = set()
@@ -54,14 +56,20 @@ class RowNorm(_InstanceNorm):
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
         options: default of each argument that the layer's text shows where
             it is another.
         public_names: names of tensors in the state dicts of the method's
             public code, and ours: both are loaded.
+        relay: of the call that is under way, where a layer takes or leaves
+            more than its input and output, see :mod:`.relay`.
 
     Raises:
         TypeError, ValueError: if ``num_features`` is no positive int, or
@@ -76,16 +84,23 @@ class RowNorm(_InstanceNorm):
     bn_eval = False
     measures = False
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
+    relay = None
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
@@ -196,6 +211,11 @@ class RowNorm(_InstanceNorm):
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
 
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
+
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""
         return None
@@ -207,6 +227,16 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def take_place_of(
+        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+    ) -> None:
+        """Take over what the model around has made of a layer.
+
+        Args:
+            old: the norm in whose place this one was put.
+            replaced: new norms by old ones, of the whole model.
+        """
 
     def caveat(self) -> str | None:
         """What a layer that was built like this one is not, if anything.
@@ -221,6 +251,21 @@ class RowNorm(_InstanceNorm):
         if text is not None and text not in _SPOKEN:
             _SPOKEN.add(text)
             warnings.warn(text, stacklevel=5)
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:
@@ -334,6 +379,12 @@ class RowNorm(_InstanceNorm):
         Fusion passes (mmengine's ``efficient_conv_bn_eval``, torch's
         ``fuse``) then see a module that is no batch norm.
         """
+        if self.relay is not None:
+            raise RuntimeError(
+                f'{type(self).__name__} takes and leaves more than x here, '
+                'which an fx graph cannot have: leave this part of the model '
+                'out of what is traced (efficient_conv_bn_eval)'
+            )
         name = x.tracer.path_of_module(self)
         return x.tracer.create_proxy('call_module', name, (x,), {})
 

@@ -65,6 +65,7 @@ class DN(RowNorm):
     _abbr_ = 'bn'
     can_rectify = True
     statistics = _BY_SAMPLE + _BY_BATCH
+    ratio_tensors = ('gates_c', 'gates_n')
     settings = ('eps',)
 
     def __init__(self, num_features: int, *args, **kwargs) -> None:
@@ -137,13 +138,17 @@ class DN(RowNorm):
 
     def ratios(self) -> dict[str, Tensor]:
         """1 for what the layer has chosen, 0 for the others, (6,)."""
-        is_open = self.gates_c.detach() > 0
+        return self.ratios_of(self.gates_c.detach(), self.gates_n.detach())
+
+    @classmethod
+    def ratios_of(cls, gates_c: Tensor, gates_n: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of a layer's gates."""
+        is_open = gates_c > 0
         some = is_open.any().long()
         kind = some * (2 - is_open.all().long())
-        by_batch = (self.gates_n.detach()[0] > 0).long()
-        chosen = kind + len(_BY_SAMPLE) * by_batch  # nothing read back
-        ratio = nn.functional.one_hot(chosen, len(self.statistics))
-        return dict.fromkeys(('mean', 'var'), ratio.to(self.gates_c.dtype))
+        chosen = kind + len(_BY_SAMPLE) * (gates_n[0] > 0).long()
+        ratio = nn.functional.one_hot(chosen, len(cls.statistics))
+        return dict.fromkeys(('mean', 'var'), ratio.to(gates_c.dtype))
 
     @torch.no_grad()
     def set_ratios_(self, ratios: Mapping[str, Tensor]) -> None:

@@ -61,6 +61,7 @@ class EN(RowNorm):
 
     _abbr_ = 'bn'
     can_rectify = True
+    ratio_tensors = ('ratio_mean',)
     settings = ('statistics', 'num_groups', 'eps')
     options = dict(bn_eval=False, reduction=16)
 
@@ -182,7 +183,12 @@ class EN(RowNorm):
 
         Outputs are mixed, and with them means and deviations alike.
         """
-        return dict.fromkeys(('mean', 'var'), self.ratio_mean.detach().clone())
+        return self.ratios_of(self.ratio_mean.detach().clone())
+
+    @classmethod
+    def ratios_of(cls, ratio_mean: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of a layer's buffer."""
+        return dict.fromkeys(('mean', 'var'), ratio_mean)
 
     @torch.no_grad()
     def sample_ratios(self, x: Tensor) -> Tensor:

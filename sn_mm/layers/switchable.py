@@ -147,7 +147,7 @@ class SwitchNorm(HardRatios, RowNorm):
         self._warn_single_position(x, names)
         running = self.running_moments()
         if self._is_constant(x, names, running):
-            return self._constant(x)
+            return self.constant_map(x)
         rule = SwitchRule(
             names,
             self.eps,
@@ -257,18 +257,6 @@ class SwitchNorm(HardRatios, RowNorm):
         """Whether a hard choice leaves a map that is the same for any x."""
         alone = self._choice is not None and names == ('bn',)
         return alone and running is not None and x.dtype == running[0].dtype
-
-    def _constant(self, x: Tensor) -> Tensor:
-        """Running statistics alone: x need not be read for moments."""
-        y = nn.functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-        )
-        return y.relu_() if self.rectifies else y
 
     def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
         drops = 'in' in names and len(names) > 1

@@ -5,5 +5,13 @@ from .convert_norm import convert_norm
 from .fold import fold, fold_with_report
 from .fuse_relu import fuse_relu
 from .harden import harden
+from .share_lstm import share_lstm
 
-__all__ = ['convert_norm', 'fold', 'fold_with_report', 'fuse_relu', 'harden']
+__all__ = [
+    'convert_norm',
+    'fold',
+    'fold_with_report',
+    'fuse_relu',
+    'harden',
+    'share_lstm',
+]

@@ -147,6 +147,9 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
+    for old, new in replaced.items():
+        if isinstance(new, RowNorm):
+            new.take_place_of(old, replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
@@ -231,6 +234,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
         for name in names
         if name in taken and hasattr(old, name)
     }
+    if 'affine' not in _arguments(type(old)):
+        settings.pop('affine', None)  # BHN's pair is no argument
     if settings.get('process_group') is not None and 'sync_group' in cfg:
         del settings['process_group']
     if 'process_group' in cfg:
@@ -306,8 +311,8 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
 
 def _same_logits(old: nn.Module, new: nn.Module) -> bool:
     """... and make ratios of their parameters in the same way."""
-    sparse = hasattr(old, 'radius') == hasattr(new, 'radius')
-    return sparse and _same_ratios(old, new)
+    names, others = ({*m._parameters, *m._buffers} for m in (old, new))
+    return names == others and _same_ratios(old, new)
 
 
 def _hand_over(

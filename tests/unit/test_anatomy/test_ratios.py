@@ -14,7 +14,13 @@ from sn_mm import SN, SSN, harden
 from sn_mm.analysis import ratio_numbers
 from sn_mm.analysis.snapshots import Run, Snapshot
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model, infos_of_state
-from sn_mm.anatomy.ratios import LayerRatios, ratios_of_model, ratios_of_state
+from sn_mm.anatomy.ratios import (
+    LayerRatios,
+    all_ratios_of_state,
+    ratios_of_model,
+    ratios_of_state,
+)
+from sn_mm.layers import DN, EN
 from tests.builders import (
     faster_rcnn,
     randomize_norms,
@@ -195,3 +201,26 @@ def test_what_changed():
     other = Snapshot('z', infos[:2], before[:2])
     with pytest.raises(ValueError, match='x and z do not have the same'):
         ratio_numbers.hard_numbers([Snapshot('x', infos, before), other])
+
+
+def test_layers_that_say_where_their_ratios_are():
+    """Out of a state dict as out of the model, in the model's order."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), DN(8), SN(8), nn.Conv2d(8, 8, 1), EN(8), DN(8)
+    )
+    model(torch.randn(2, 3, 6, 6))
+    want = ratios_of_model(model)
+    got = all_ratios_of_state(model.state_dict())
+    assert [r.name for r in got] == ['1', '2', '4', '5']
+    for ours, theirs in zip(got, want):
+        assert ours.name == theirs.name
+        assert ours.statistics == theirs.statistics
+        for kind in ('mean', 'var'):
+            np.testing.assert_allclose(
+                getattr(ours, kind), getattr(theirs, kind), atol=1e-6
+            )
+    kinds = [i.kind for i in infos_of_state(model.state_dict(), got)]
+    assert kinds == ['3x3', '3x3', '1x1', '1x1']
+    with pytest.raises(ValueError, match='no SN layer'):
+        all_ratios_of_state(nn.BatchNorm2d(3).state_dict())

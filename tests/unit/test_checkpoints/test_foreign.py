@@ -141,7 +141,7 @@ def test_half_a_network_is_not_tested(tmp_path):
     del bn.norm
     bn.bn1 = nn.BatchNorm2d(4)
     model = Toy()
-    model.sn1 = model.norm
+    model.sn1 = convert_norm(nn.BatchNorm2d(4), 'SN')
     path = saved(tmp_path / 'bn.pth', bn)
     runner = toy_runner(
         tmp_path,
