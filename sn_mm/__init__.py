@@ -22,6 +22,7 @@ __all__ = [
     'find_norms',
     'fold',
     'fuse_relu',
+    'gamma_decay',
     'harden',
     'load_pretrained',
     'transplant',
@@ -72,7 +73,7 @@ if not _is_the_doctor():
     from .checkpoints import load_pretrained
     from .kernels import backends
     from .layers import SSN, RowNorm, SN1d, SN2d, SN3d, SyncSN, SyncSSN
-    from .recalibrate import update_batch_average
+    from .recalibrate import gamma_decay, update_batch_average
 
     SN = SN2d
 

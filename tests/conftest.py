@@ -12,8 +12,8 @@ if not torch.cuda.is_available():
 
 from mmengine.registry import DefaultScope
 
+from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
-from demo.writer import make_demo_data
 from tests.public import networks
 
 

@@ -16,7 +16,8 @@ import pickle
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import mmcv.cnn
@@ -42,7 +43,13 @@ from torch.func import functional_call
 from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import AveragedModel
 
-from sn_mm.functional import switchable_norm_reference
+from sn_mm.functional.reference import (
+    dynamic_norm_reference,
+    exemplar_norm_reference,
+    kalman_norm_reference,
+    population_norm_reference,
+    switchable_norm_reference,
+)
 from sn_mm.functional.sparsestmax import sparsestmax
 from tests.builders import Toy, resnet, toy_runner
 from tests.distributed import run_processes
@@ -76,6 +83,8 @@ class Norm(NamedTuple):
             the axes that define it, differentiable, for x of rank 3 or more.
         ranks: of inputs, the usual one first.
         start: gives a new layer weights as a training would.
+        steps: parameters that pass through a step, whose gradient is not
+            the derivative.
     """
 
     name: str
@@ -83,10 +92,12 @@ class Norm(NamedTuple):
     oracle: Callable[[nn.Module, Tensor], Tensor]
     ranks: Sequence[int] = ANY_RANK
     start: Callable[[nn.Module], nn.Module] = randomize
+    steps: Sequence[str] = ()
 
     def build(self, channels: int = CHANNELS) -> nn.Module:
-        """A new layer, as the toolboxes build it."""
-        return build_norm_layer(self.cfg, channels)[1]
+        """A new layer, as the toolboxes build it; the same every time."""
+        with seeded():
+            return build_norm_layer(self.cfg, channels)[1]
 
     def layer(self, training: bool = True) -> nn.Module:
         """A layer in the middle of a training."""
@@ -104,6 +115,14 @@ class Norm(NamedTuple):
         layer = copy.deepcopy(layer).double()
         layer.forward = types.MethodType(_forward_of(self.oracle), layer)
         return layer
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Random numbers that are always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def _forward_of(oracle: Callable) -> Callable:
@@ -131,19 +150,59 @@ def sparse_oracle(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _switch(layer, x, mean_weight, var_weight) -> Tensor:
-    running = (None, None)
-    if layer.running_mean is not None and not layer.training:
-        running = (layer.running_mean, layer.running_var)
     return switchable_norm_reference(
         x,
         mean_weight,
         var_weight,
-        layer.weight,
-        layer.bias,
-        *running,
+        *affine_and_running(layer),
         statistics=layer.statistics,
         unbiased=layer.unbiased,
         num_groups=layer.num_groups,
+        eps=layer.eps,
+    )
+
+
+def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Dynamic Normalization; gradients pass the gates as they are."""
+    gates = [
+        (g > 0).to(g) + g - g.detach() for g in (layer.gates_c, layer.gates_n)
+    ]
+    return dynamic_norm_reference(
+        *(x, *gates, *affine_and_running(layer)),
+        whole_batch=True,
+        eps=layer.eps,
+    )
+
+
+def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Exemplar Normalization."""
+    return exemplar_norm_reference(
+        *(x, layer.embed_weight, layer.ratio_weight, layer.ratio_bias),
+        *affine_and_running(layer),
+        statistics=layer.statistics,
+        num_groups=layer.num_groups,
+        eps=layer.eps,
+    )
+
+
+def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Kalman Normalization of a layer for which nothing is predicted."""
+    return kalman_norm_reference(x, *affine_and_running(layer))[0]
+
+
+def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
+    """weight, bias and, where they are in use, the running statistics."""
+    running = (None, None)
+    if layer.running_mean is not None and not layer.training:
+        running = (layer.running_mean, layer.running_var)
+    return layer.weight, layer.bias, *running
+
+
+def population_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Population Normalization: the same in both modes."""
+    return population_norm_reference(
+        *(x, layer.running_mean, layer.running_var),
+        *(layer.weight, layer.bias),
         eps=layer.eps,
     )
 
@@ -166,6 +225,7 @@ def chosen_ratios(layer: nn.Module) -> nn.Module:
     return layer
 
 
+GATES = ('gates_c', 'gates_n')
 NORMS = (
     Norm('SN', dict(type='SN'), switch_oracle),
     Norm('SN1d', dict(type='SN1d'), switch_oracle, ranks=(3, 2)),
@@ -187,6 +247,18 @@ NORMS = (
         dict(type='SN', statistics=('in', 'gn', 'bn'), num_groups=4),
         switch_oracle,
     ),
+    Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
+    Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
+    Norm('PN', dict(type='PN'), population_oracle),
+    Norm('EN', dict(type='EN'), exemplar_oracle),
+    Norm('SyncEN', dict(type='SyncEN'), exemplar_oracle),
+    Norm(
+        'EN of in, gn',
+        dict(type='EN', statistics=('in', 'gn'), num_groups=4),
+        exemplar_oracle,
+    ),
+    Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
+    Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
 )
 # one row of each class that computes in its own way
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')
@@ -508,7 +580,8 @@ class NormTester:
         emptied.to_empty(device='cpu')
         for t in emptied.state_dict().values():
             t.fill_(7)
-        emptied.reset_parameters()
+        with seeded():
+            emptied.reset_parameters()
         assert_same_state(emptied, norm.build().state_dict())
 
     def test_another_default_device(self, norm):
@@ -577,7 +650,11 @@ class NormTester:
     def test_second_derivatives(self, norm, training):
         function, params = as_pure(norm.layer(training).double())
         x = norm.input().double()[:2, ..., :2]
-        inputs = [t.clone().requires_grad_() for t in (x, *params)]
+        names = ['x', *(n for n, _ in norm.build().named_parameters())]
+        inputs = [
+            t.clone().requires_grad_(n not in norm.steps)
+            for n, t in zip(names, (x, *params))
+        ]
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 

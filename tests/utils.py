@@ -10,6 +10,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios
 from sn_mm.functional import switchable_norm_reference
 from sn_mm.kernels import backends
 
@@ -28,6 +29,12 @@ def relative_error(got: Tensor, want: Tensor, floor: float = 1e-3) -> float:
         return 0.0
     error = (got.detach().double() - want.detach().double()).abs().max()
     return float(error / want.detach().abs().max().clamp(min=floor))
+
+
+def is_hard(ratios: LayerRatios) -> bool:
+    """Whether every ratio of a layer is 0 or 1."""
+    largest = [getattr(ratios, moment).max(-1) for moment in MOMENTS]
+    return all((values == 1).all() for values in largest)
 
 
 def randomize(layer: nn.Module, seed: int = 0) -> nn.Module:

@@ -20,7 +20,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import (
+from tool_arguments import (
     add_common_arguments,
     add_config_argument,
     export_local_rank,
@@ -74,11 +74,12 @@ from mmengine.runner import Runner
 import sn_mm
 from sn_mm import cli
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
+from sn_mm.datasets import DataError, check_dataloaders
 from sn_mm.recalibrate import BatchAverage
 from sn_mm.recalibrate.fresh_loader import batches_for
 
 
-@cli.command()
+@cli.command(DataError)
 def main(args: list | None = None) -> None:
     """Average."""
     args = parse_args(args)
@@ -91,7 +92,7 @@ def main(args: list | None = None) -> None:
     with cli.without_prints():
         cli.register_toolbox(cfg)
         cli.check_checkpoint(args.checkpoint)
-        cli.check_data(cfg, ('train_dataloader',))
+        check_dataloaders(cfg, ('train_dataloader',))
         check_destination(out)
         runner = cli.build_runner(cfg)
         content = cli.load_weights(runner.model, args.checkpoint)

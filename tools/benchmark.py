@@ -35,8 +35,12 @@ def parse_args(args: list | None = None):
     parser.add_argument(
         'what',
         choices=[
-            *('layers', 'growth', 'detector', 'segmentor'),
-            *('inference', 'compiled'),
+            'layers',
+            'growth',
+            'detector',
+            'segmentor',
+            'inference',
+            'compiled',
         ],
         help='single layers, layers on growing inputs, whole steps, a '
         'detector with hard and folded SN in evaluation, or a backbone as it '
@@ -105,7 +109,7 @@ if __name__ == '__main__':
 
 import torch
 
-from benchmarks import compiled, inference, layers, report, steps
+from benchmarks import compiled, inference, layers, results, steps
 from sn_mm import cli
 
 
@@ -124,9 +128,9 @@ def run_layers(args) -> list[dict]:
         channels_last=args.channels_last,
         repeats=args.repeats,
     )
-    print(report.layer_table(rows))
+    print(results.layer_table(rows))
     if args.plot:
-        report.plot_growth(rows, args.plot)
+        results.plot_growth(rows, args.plot)
     return rows
 
 
@@ -141,7 +145,7 @@ def run_steps(args) -> list[dict]:
         amp=args.dtype == 'float16',
         rois=64 if args.quick else 512,
     )
-    print(report.step_table(rows))
+    print(results.step_table(rows))
     return rows
 
 
@@ -152,7 +156,7 @@ def run_inference(args) -> list[dict]:
         device=args.device,
         repeats=args.repeats,
     )
-    print(report.step_table(rows, bases=('BN frozen', 'SN')))
+    print(results.step_table(rows, bases=('BN frozen', 'SN')))
     return rows
 
 
@@ -165,7 +169,7 @@ def run_compiled(args) -> list[dict]:
         device=args.device,
         repeats=args.repeats,
     )
-    print(report.compiled_table(rows))
+    print(results.compiled_table(rows))
     return rows
 
 
@@ -175,7 +179,7 @@ def main(args: list | None = None) -> None:
     args = parse_args(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    for name, value in report.machine().items():
+    for name, value in results.machine().items():
         print(f'{name}: {value}', flush=True)
     if args.quick:
         print('quick: not for figures to quote', flush=True)
@@ -190,7 +194,7 @@ def main(args: list | None = None) -> None:
         options = {
             k: v for k, v in vars(args).items() if k not in ('json', 'plot')
         }
-        report.write_results(args.json, dict(options=options, results=rows))
+        results.write_results(args.json, dict(options=options, results=rows))
 
 
 if __name__ == '__main__':

@@ -23,8 +23,13 @@ import sys
 from pathlib import Path
 
 _TARGETS = (
-    *('mmdet', 'mmseg', 'mmpretrain', 'torchvision'),
-    *('backbone', 'model', 'public'),
+    'mmdet',
+    'mmseg',
+    'mmpretrain',
+    'torchvision',
+    'backbone',
+    'model',
+    'public',
 )
 
 

@@ -56,7 +56,7 @@ from sn_mm.checkpoints.weights import read_weights
 from sn_mm.checkpoints.writer import check_destination, write_checkpoint
 from sn_mm.surgery.harden import (
     FINETUNE,
-    describe,
+    describe_choices,
     harden_state,
     undecided,
 )
@@ -104,7 +104,7 @@ def main(args: list | None = None) -> None:
         size = sum(t.numel() * t.element_size() for t in state)
         write_checkpoint(content, Path(args.dst), size, progress=True)
         print(f'wrote {args.dst}')
-    print(describe(layers))
+    print(describe_choices(layers))
     unsure = undecided(layers)
     print(f'warning: {unsure}' if unsure else f'note: {FINETUNE}')
 

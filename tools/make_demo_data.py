@@ -15,8 +15,8 @@ from pathlib import Path
 # the package beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from demo.data_folder import make_demo_data
 from demo.options import FORMATS, DemoOptions
-from demo.writer import make_demo_data
 
 
 def parse_args(args: list) -> argparse.Namespace:

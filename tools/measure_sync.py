@@ -17,7 +17,6 @@ import os.path as osp
 import tempfile
 import time
 from collections import Counter
-from importlib import import_module
 from typing import Callable, NamedTuple
 
 
@@ -62,7 +61,6 @@ if __name__ == '__main__':
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from sn_mm import SyncSN, cli, convert_norm
@@ -93,14 +91,16 @@ MODELS_TO_COUNT = {
         'mmseg', 'pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py', 0.5
     ),
     'DeepLabV3 R50-d8': Plan(
-        'mmseg', 'deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py',
+        'mmseg',
+        'deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py',
         0.4,
     ),
     'DeepLabV3 R101-d8': Plan(
-        'mmseg', 'deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        'mmseg',
+        'deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
         0.55,
     ),
-}  # fmt: skip
+}
 
 
 class Network(NamedTuple):
@@ -153,10 +153,8 @@ def norm_calls(plan: Plan) -> list[int]:
 
 def _build(plan: Plan) -> nn.Module:
     cfg = cli.load_config(f'{plan.scope}::{plan.config}')
-    import_module(f'{plan.scope}.models')
-    init_default_scope(plan.scope)
     cfg.model.data_preprocessor.pop('batch_augments', None)
-    model = MODELS.build(cfg.model)
+    model = cli.build_model(cfg)
     return convert_norm(model, dict(type='SyncSN')).train()
 
 

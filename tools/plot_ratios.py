@@ -78,8 +78,8 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.analysis import numbers, snapshots, summary
-from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.analysis import ratio_numbers, snapshots, summary
+from sn_mm.analysis.snapshots import Run, Snapshot
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model
 from sn_mm.utils import write_json
 
@@ -93,7 +93,7 @@ def layers_of_config(path: str) -> list[LayerInfo]:
     return layers
 
 
-def picked(source: Source, at: list[int] | None, count: int) -> list[Snapshot]:
+def picked(source: Run, at: list[int] | None, count: int) -> list[Snapshot]:
     """Snapshots of a source: the nearest to ``at``, or ``count`` of them."""
     every = source.snapshots
     if at and all(s.iteration is not None for s in every) and every[1:]:
@@ -109,20 +109,20 @@ def picked(source: Source, at: list[int] | None, count: int) -> list[Snapshot]:
     return [every[i] for i in sorted(places)]
 
 
-def numbers_of(args: argparse.Namespace, sources: list[Source]):
+def numbers_of(args: argparse.Namespace, sources: list[Run]):
     """What to draw, to write down and to summarize."""
     if args.kind == 'time':
-        bins = numbers.BINS if args.bins is None else args.bins
-        return [numbers.time_numbers(s, bins) for s in sources]
+        bins = ratio_numbers.BINS if args.bins is None else args.bins
+        return [ratio_numbers.time_numbers(s, bins) for s in sources]
     count = 1
     if args.kind == 'hard' and len(sources) == 1:
         count = _HARD_COUNT
     chosen = [x for s in sources for x in picked(s, args.at, count)]
     if args.kind == 'hard':
-        return numbers.hard_numbers(chosen)
+        return ratio_numbers.hard_numbers(chosen)
     if args.kind == 'layers':
-        return numbers.layer_numbers(chosen)
-    return numbers.component_numbers(chosen)
+        return ratio_numbers.layer_numbers(chosen)
+    return ratio_numbers.component_numbers(chosen)
 
 
 def draw(kind: str, content, stem: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import add_common_arguments, add_config_argument
+from tool_arguments import add_common_arguments, add_config_argument
 
 
 def parse_args(args: list | None) -> argparse.Namespace:
@@ -70,13 +70,14 @@ from torch import nn
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
+from sn_mm.analysis.caveats import caveats
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
 from sn_mm.utils import write_json
 
 
-def fill(model: nn.Module, args: argparse.Namespace) -> bool:
+def load_or_initialize(model: nn.Module, args: argparse.Namespace) -> bool:
     """Load weights if told to; whether the ratios are trained ones."""
     if args.checkpoint:
         cli.check_checkpoint(args.checkpoint)
@@ -112,6 +113,7 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         seen = trace_norms(model, find_norms(model), args.size)
     except ExampleError as error:
         found.append(f'map sizes are not known: {error}')
+    found += caveats(find_norms(model))
     found += sparse_advice.frozen_radius(model, cfg)
     starts = advice.starts_of(cfg)
     if args.pretrain_batch:
@@ -144,7 +146,7 @@ def main(args: list | None = None) -> None:
     cli.hush_model_building()
     cfg = cli.load_config(args.config, args.cfg_options)
     model = cli.build_model(cfg).train()
-    trained = fill(model, args)
+    trained = load_or_initialize(model, args)
     rows = norm_table.norm_rows(model, weight_decay(model, cfg))
     if not rows:
         raise cli.LaunchError(

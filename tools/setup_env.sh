@@ -143,7 +143,7 @@ use_own_env() {
   local stack=${SN_MM_STACK:-official} mmcv=${SN_MM_MMCV:-lite}
   local versions base venv key
   case $stack in
-    official) versions='3.11 3.12 3.10 3.9' ;;
+    official) versions='3.11 3.12 3.10 3.13 3.9' ;;
     onedl) versions='3.11 3.12 3.10' ;;
     classic) versions='3.10 3.9 3.11' ;;
     *) fail "SN_MM_STACK is '$stack'; choose official, onedl or classic." ;;

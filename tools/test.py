@@ -16,7 +16,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import (
+from tool_arguments import (
     add_common_arguments,
     add_config_argument,
     export_local_rank,
@@ -64,10 +64,10 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
-from sn_mm.checkpoints.foreign import other_norms_refused
+from sn_mm.datasets import DataError, check_dataloaders
 
 
-@cli.command()
+@cli.command(DataError)
 def main(args: list | None = None) -> None:
     """Test."""
     args = parse_args(args)
@@ -78,7 +78,7 @@ def main(args: list | None = None) -> None:
     )
     scope = cli.register_toolbox(cfg)
     cli.check_checkpoint(args.checkpoint)
-    cli.check_data(cfg, ('test_dataloader',))
+    check_dataloaders(cfg, ('test_dataloader',))
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         pictures = cli.draw_predictions(
@@ -88,8 +88,7 @@ def main(args: list | None = None) -> None:
         cli.enable_tta(cfg, scope)
     if args.out:
         cli.dump_predictions(cfg, scope, args.out)
-    with other_norms_refused():
-        cli.build_runner(cfg).test()
+    cli.build_runner(cfg).test()
     if pictures:
         print(f'pictures: {pictures}')
 

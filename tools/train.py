@@ -16,7 +16,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import (
+from tool_arguments import (
     add_common_arguments,
     add_config_argument,
     export_local_rank,
@@ -57,9 +57,10 @@ if __name__ == '__main__':
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
+from sn_mm.datasets import DataError, check_dataloaders
 
 
-@cli.command()
+@cli.command(DataError)
 def main(args: list | None = None) -> None:
     """Train."""
     args = parse_args(args)
@@ -76,7 +77,7 @@ def main(args: list | None = None) -> None:
         cli.set_resume(cfg, args.resume)
     cli.check_checkpoint(cfg.get('load_from'))
     cli.check_starts(cfg)
-    cli.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    check_dataloaders(cfg, ('train_dataloader', 'val_dataloader'))
     with cli.resuming(cfg):
         cli.build_runner(cfg).train()
 

@@ -19,7 +19,7 @@ model = dict(
             norm_cfg=dict(type='SN', requires_grad=True),
             loss_mask=dict(
                 type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
-    train_cfg=dict(rcnn=dict(mask_size=28)),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64), mask_size=28)),
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
 
 train_pipeline = [

@@ -53,3 +53,5 @@ model = dict(
         rpn=dict(
             nms=dict(iou_threshold=0.69999993, offset=1), min_bbox_size=-1),
         rcnn=dict(nms=dict(iou_threshold=0.49999997, offset=1))))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

@@ -11,3 +11,5 @@ norm_cfg = dict(type='SN', requires_grad=True, unbiased=True, momentum=0.003)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg, norm_eval=False, init_cfg=None),
     neck=dict(norm_cfg=norm_cfg))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

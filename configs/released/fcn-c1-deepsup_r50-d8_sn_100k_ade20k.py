@@ -69,3 +69,5 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0, end=100000, by_epoch=False)
 ]
 train_cfg = dict(max_iters=100000)
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

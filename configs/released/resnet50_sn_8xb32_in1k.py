@@ -11,3 +11,5 @@ model = dict(
     backbone=dict(
         norm_cfg=dict(
             type='SN', requires_grad=True, unbiased=True, momentum=0.003)))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

@@ -18,3 +18,4 @@ model = dict(
             norm_cfg=norm_cfg) for head in _base_.model.roi_head.bbox_head
     ]))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+custom_hooks = _base_.sn_hooks

@@ -10,3 +10,4 @@ model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     decode_head=dict(norm_cfg=norm_cfg))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+custom_hooks = _base_.sn_hooks

@@ -14,3 +14,4 @@ model = dict(
             norm_cfg=norm_cfg),
         mask_head=dict(norm_cfg=norm_cfg)))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+custom_hooks = _base_.sn_hooks

@@ -40,11 +40,13 @@ class Start(NamedTuple):
         checkpoint: as the config names it.
         component: that it fills; None for the whole model.
         images: per GPU, that it was trained with; None if unknown.
+        part: name of the module that it fills; '' for the whole model.
     """
 
     checkpoint: str
     component: str | None
     images: int | None
+    part: str = ''
 
 
 def advise(
@@ -143,17 +145,24 @@ def starts_of(config: Mapping[str, Any]) -> list[Start]:
         return [Start(file, None, pretraining_batch(file))]
     found = _init_checkpoints(config.get('model') or {}, '')
     return [
-        Start(file, component, pretraining_batch(file))
-        for file, component in dict.fromkeys(found)
+        Start(
+            file,
+            component_of(part) if part else None,
+            pretraining_batch(file),
+            part,
+        )
+        for file, part in dict.fromkeys(found)
     ]
 
 
 def _init_checkpoints(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Checkpoints in a model's config, and the components they fill."""
+    """Checkpoints in a model's config, and the modules they fill."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key in ('checkpoint', 'pretrained') and isinstance(value, str):
-                yield value, component_of(path.lstrip('.') or 'backbone')
+                if key == 'pretrained' and not path:
+                    path = '.backbone'  # as mmseg's models mean it
+                yield value, path.removesuffix('.init_cfg').lstrip('.')
             else:
                 yield from _init_checkpoints(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):

@@ -1,19 +1,26 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""What a config says about SN that does not come out as meant."""
+"""What a config says about our norms that does not come out as meant."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import torch
+from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import label
 from sn_mm.anatomy.untrained import untrained_for_good
-from sn_mm.checkpoints.foreign import TO_SN
+from sn_mm.checkpoints.foreign import TO_SN, other_norms
+from sn_mm.checkpoints.leaves import without_wrappers
+from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names
+from sn_mm.utils.errors import CheckpointError
 
 from .advice import Start
 from .norm_table import NormRow
@@ -45,15 +52,16 @@ def advise_on_config(
         starts: the weights that training starts from.
         trained: whether the model has weights that were loaded.
     """
-    wants = any(r.ratios is not None for r in rows) or _names_sn(
+    wants = any(r.ratios is not None for r in rows) or _names_ours(
         dict(cfg.items())
     )
     if not wants:
         return []
     return [
         *_batch_norms_left(rows),
-        *_bn_starts(rows, starts),
+        *_bn_starts(model, rows, starts),
         *_stuck(model, rows, starts, trained),
+        *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
         *_decayed(cfg, rows),
         *_single_images(rows, images),
@@ -82,10 +90,12 @@ def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
     )
 
 
-def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
+def _bn_starts(
+    model: nn.Module, rows: list[NormRow], starts: Sequence[Start]
+) -> Iterator[str]:
     for start in starts:
         switchable = any(
-            r.ratios is not None and start.component in (None, r.component)
+            'SN' in r.kind and start.component in (None, r.component)
             for r in rows
         )
         name = start.checkpoint.lower()
@@ -95,6 +105,39 @@ def _bn_starts(rows: list[NormRow], starts: Sequence[Start]) -> Iterator[str]:
                 f'{start.checkpoint} was trained with BN, and its norms do '
                 f'not fit SN: {TO_SN} (bn2sn://{start.checkpoint})'
             )
+        elif not name.startswith(_OURS):
+            yield from _misfit(model, start)
+
+
+def _misfit(model: nn.Module, start: Start) -> Iterator[str]:
+    """What a file that is here already has in place of the model's norms."""
+    path = _local(start.checkpoint)
+    if path is None:
+        return
+    try:
+        state = without_wrappers(read_checkpoint(path, of_run=True).state)
+        part = model.get_submodule(start.part)
+    except (CheckpointError, AttributeError):
+        return  # told by whoever loads it
+    front = f'{start.part}.'
+    if start.part and any(key.startswith(front) for key in state):
+        state = {
+            key[len(front) :]: value
+            for key, value in state.items()
+            if key.startswith(front)
+        }
+    said = other_norms(part, state)
+    if said:
+        yield f'{start.checkpoint}: {said}'
+
+
+def _local(checkpoint: str) -> Path | None:
+    """The file of that name, or of that address if it was fetched before."""
+    path = Path(checkpoint).expanduser()
+    if '://' in checkpoint:
+        name = Path(urlparse(checkpoint).path).name
+        path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    return path if path.is_file() else None
 
 
 def _stuck(
@@ -127,11 +170,28 @@ def _has_ratios(checkpoint: str) -> bool:
     return checkpoint.startswith(_OURS) or '://' not in checkpoint
 
 
+def _without_hook(model: nn.Module, cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Layers that a hook has to serve, where the config has none."""
+    wanted = Counter(
+        (m.norm_type, m.needs_hook)
+        for m in model.modules()
+        if isinstance(m, RowNorm) and m.needs_hook
+    )
+    hooks = {str(h.get('type')) for h in cfg.get('custom_hooks') or []}
+    for (kind, hook), number in wanted.items():
+        if not any(name.endswith(hook) for name in hooks):
+            yield (
+                f'{number} {kind} layers need a {hook} in training, and '
+                f"there is none: add dict(type='{hook}') to custom_hooks, or "
+                'do its work in a hook of your own'
+            )
+
+
 def _without_norm(model: nn.Module, node: Any, path: str = '') -> Iterator:
-    """Parts that are given SN and have no norm of ours."""
+    """Parts that are given a norm of ours and have none."""
     if isinstance(node, Mapping):
         norm = node.get('norm_cfg')
-        if path and _is_sn(norm) and _has_none(model, path):
+        if path and _is_ours(norm) and _has_none(model, path):
             yield (
                 f'model.{path} is given norm_cfg={dict(norm)} and has no '
                 f'such norm layer: its type {node.get("type")!r} has no '
@@ -155,21 +215,22 @@ def _has_none(model: nn.Module, path: str) -> bool:
     return not any(isinstance(m, RowNorm) for m in part.modules())
 
 
-def _is_sn(norm: Any) -> bool:
+def _is_ours(norm: Any) -> bool:
     kind = norm.get('type') if isinstance(norm, Mapping) else None
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    return name.startswith(('SN', 'SyncSN', 'SSN', 'SyncSSN'))
+    if isinstance(kind, str):
+        kind = MODELS.module_dict.get(kind)
+    return isinstance(kind, type) and issubclass(kind, RowNorm)
 
 
-def _names_sn(node: Any) -> bool:
-    """Whether a norm_cfg anywhere in a config is SN."""
+def _names_ours(node: Any) -> bool:
+    """Whether a norm_cfg anywhere in a config is a norm of ours."""
     if isinstance(node, Mapping):
         return any(
-            (str(key).endswith('norm_cfg') and _is_sn(value))
-            or _names_sn(value)
+            (str(key).endswith('norm_cfg') and _is_ours(value))
+            or _names_ours(value)
             for key, value in node.items()
         )
-    return isinstance(node, (list, tuple)) and any(map(_names_sn, node))
+    return isinstance(node, (list, tuple)) and any(map(_names_ours, node))
 
 
 def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
@@ -193,12 +254,19 @@ def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
 
 
 def _single_images(rows: list[NormRow], images: int | None) -> Iterator[str]:
-    names = [r.name for r in rows if r.ratios is not None and r.batch]
-    if images == 1 and names:
+    counts = Counter(r.norm_type for r in rows if r.norm_type and r.batch)
+    if images != 1:
+        return
+    for kind, number in counts.items():
+        fixes = []
+        if f'Sync{kind}' in MODELS.module_dict:
+            fixes.append(f'Sync{kind}')
+        if 'SN' in kind:
+            fixes.append("statistics=('in', 'ln')")
         yield (
-            f'1 image per GPU, and {len(names)} SN layers take batch '
-            'statistics, which are instance statistics then: use SyncSN, or '
-            "statistics=('in', 'ln')"
+            f'1 image per GPU, and {number} {kind} layers take batch '
+            'statistics, which are instance statistics then: use '
+            + (', or '.join(fixes) or 'another norm')
         )
 
 

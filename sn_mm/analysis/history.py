@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sn_mm.anatomy.layer_info import LayerInfo
-from sn_mm.anatomy.ratios import KINDS, LayerRatios
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios
 from sn_mm.utils import write_text
 
 FILE_NAME = 'ratios.jsonl'
@@ -162,7 +162,7 @@ def _dump(values: dict) -> str:
 
 def _record_line(record: Record) -> str:
     values = dict(iter=record.iteration, epoch=record.epoch)
-    for kind in KINDS:
+    for kind in MOMENTS:
         values[kind] = [
             getattr(r, kind).round(_DIGITS).tolist() for r in record.ratios
         ]
@@ -201,7 +201,7 @@ def _read_record(
 ) -> Record:
     try:
         values = json.loads(line)
-        parts = [values[kind] for kind in KINDS]
+        parts = [values[kind] for kind in MOMENTS]
         ratios = [
             LayerRatios(
                 layer.name,

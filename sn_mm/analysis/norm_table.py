@@ -17,8 +17,8 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
-from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratio_layers
-from sn_mm.layers import SyncSN
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios, ratio_layers
+from sn_mm.layers import RowNorm
 from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
@@ -36,7 +36,8 @@ class NormRow:
             the optimizer is not known.
         batch: whether training normalizes with this process's batch; False
             for kinds without batch statistics, frozen and synchronized ones.
-        ratios: of SN layers, else None.
+        ratios: of layers that have such, else None.
+        norm_type: what a config calls the layer, where it is one of ours.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NormRow:
     decayed: str
     batch: bool
     ratios: LayerRatios | None = None
+    norm_type: str = ''
 
 
 def norm_rows(
@@ -85,6 +87,7 @@ def _row(name, module, model, decay, ratios) -> NormRow:
         decayed=decayed,
         batch=_uses_own_batch(module),
         ratios=ratios,
+        norm_type=getattr(module, 'norm_type', ''),
     )
 
 
@@ -109,10 +112,10 @@ def _kind(module: nn.Module) -> str:
 
 
 def _uses_own_batch(module: nn.Module) -> bool:
-    if isinstance(module, SyncSN) or not module.training:
+    if not module.training:
         return False
-    if has_ratios(module):
-        return 'bn' in module.statistics and not module.bn_eval
+    if isinstance(module, RowNorm):
+        return module.takes_batch and not module.is_synchronized
     return isinstance(module, _BatchNorm) and not isinstance(
         module, nn.SyncBatchNorm
     )
@@ -132,7 +135,7 @@ def table(rows: list[NormRow]) -> str:
     ]
     cells = []
     for row in rows:
-        ratios = [_ratio_text(row.ratios, kind) for kind in KINDS]
+        ratios = [_ratio_text(row.ratios, kind) for kind in MOMENTS]
         channels = '' if row.channels is None else str(row.channels)
         cells.append(
             [row.name, label(row.component), row.kind, channels]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_state
-from sn_mm.anatomy.ratios import LayerRatios, ratios_of_state
+from sn_mm.anatomy.ratios import LayerRatios, all_ratios_of_state
 from sn_mm.checkpoints.weights import read_weights
 from sn_mm.utils.errors import CheckpointError
 
@@ -36,7 +36,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Source:
+class Run:
     """A run, or what is left of it: snapshots, oldest first."""
 
     title: str
@@ -45,7 +45,7 @@ class Source:
 
 def read_sources(
     paths: Sequence[str], titles: Sequence[str] | None = None
-) -> list[Source]:
+) -> list[Run]:
     """Read checkpoints, history files and work folders.
 
     Args:
@@ -65,7 +65,7 @@ def read_sources(
     return [_read(path, title) for path, title in zip(paths, titles)]
 
 
-def with_fields(source: Source, layers: Sequence[LayerInfo]) -> Source:
+def with_fields(source: Run, layers: Sequence[LayerInfo]) -> Run:
     """The source with what a model tells about its layers.
 
     A history that knows its receptive fields is given back as it is.
@@ -88,7 +88,7 @@ def with_fields(source: Source, layers: Sequence[LayerInfo]) -> Source:
             )
         infos = [known[name] for name in names]
         made.append(replace(snapshot, layers=infos))
-    return Source(source.title, made)
+    return Run(source.title, made)
 
 
 def check_same_layers(snapshots: Sequence[Snapshot]) -> None:
@@ -106,7 +106,7 @@ def check_same_layers(snapshots: Sequence[Snapshot]) -> None:
             )
 
 
-def _read(path: str, title: str) -> Source:
+def _read(path: str, title: str) -> Run:
     place = Path(path)
     if place.is_dir():
         if (place / FILE_NAME).is_file():
@@ -114,17 +114,17 @@ def _read(path: str, title: str) -> Source:
         return _of_folder(place, title)
     if place.suffix in ('.jsonl', '.json'):
         return _of_history(place, title)
-    return Source(title, [_of_checkpoint(path, title)])
+    return Run(title, [_of_checkpoint(path, title)])
 
 
-def _of_history(path: Path, title: str) -> Source:
+def _of_history(path: Path, title: str) -> Run:
     history = read_history(path)
     if not history.records:
         raise HistoryError(
             f'{path} has no record yet: train some more iterations, or lower '
             "RatioHook's interval"
         )
-    return Source(
+    return Run(
         title,
         [
             Snapshot(
@@ -138,7 +138,7 @@ def _of_history(path: Path, title: str) -> Source:
     )
 
 
-def _of_folder(folder: Path, title: str) -> Source:
+def _of_folder(folder: Path, title: str) -> Run:
     files = [f for f in folder.glob('*.pth') if _NUMBER.search(f.name)]
     if not files:
         raise CheckpointError(
@@ -148,14 +148,14 @@ def _of_folder(folder: Path, title: str) -> Source:
     files.sort(key=lambda f: int(_NUMBER.search(f.name)[2]))
     made = [_of_checkpoint(str(f), f'{title}, {f.stem}') for f in files]
     check_same_layers(made)
-    return Source(title, made)
+    return Run(title, made)
 
 
 def _of_checkpoint(path: str, title: str) -> Snapshot:
     content = read_weights(path)
     state = content['state_dict']
     try:
-        ratios = ratios_of_state(state)
+        ratios = all_ratios_of_state(state)
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
     broken = [r.name for r in ratios if not r.is_finite()]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sn_mm.anatomy.components import label
-from sn_mm.anatomy.ratios import KINDS, UNDECIDED
+from sn_mm.anatomy.ratios import MOMENTS, UNDECIDED
 
 
 def summarize_layers(numbers: list[dict]) -> str:
@@ -13,7 +13,7 @@ def summarize_layers(numbers: list[dict]) -> str:
     for snapshot in numbers:
         layers = snapshot['layers']
         lines.append(f'{snapshot["title"]}: {len(layers)} SN layers')
-        for kind in KINDS:
+        for kind in MOMENTS:
             counts = {name: 0 for name in snapshot['statistics']}
             for layer in layers:
                 counts[max(layer[kind], key=layer[kind].get)] += 1
@@ -37,7 +37,7 @@ def summarize_components(numbers: list[dict]) -> str:
             title = 'all' if component == 'all' else label(component)
             cells = [
                 ''.join(f'{values[kind][n]:7.2f}' for n in names)
-                for kind in KINDS
+                for kind in MOMENTS
             ]
             lines.append(
                 f'  {title:16}{values["layers"]:6} {cells[0]}         '
@@ -58,7 +58,7 @@ def summarize_time(numbers: list[dict]) -> str:
         for group in source['groups']:
             layers = group['layers']
             lines.append(f'  {group["title"]}, {len(layers)} layers')
-            for kind in KINDS:
+            for kind in MOMENTS:
                 cells = [
                     f'{name.upper()} {_mean(layers, kind, name, 0):.2f} -> '
                     f'{_mean(layers, kind, name, -1):.2f}'

@@ -90,7 +90,7 @@ def label(component: str) -> str:
     return LABELS.get(component, component.replace('_', ' '))
 
 
-def select(
+def in_components(
     model: nn.Module, names: Sequence[str], components: Components
 ) -> list[str]:
     """Those of ``names`` that belong to ``components``.

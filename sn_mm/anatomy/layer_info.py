@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ def infos_of_model(
         seen = trace_norms(model, layers, size)
     except ExampleError as error:
         note = f'receptive fields are not known: {error}'
-    kernels = _kernels_by_order(model.state_dict())
+    kernels = _kernels_by_order(model.state_dict(), layers)
     infos = []
     for name, layer in layers.items():
         trace = seen.get(name)
@@ -119,7 +119,8 @@ def infos_of_state(
     state: Mapping[str, Tensor], ratios: Iterable[LayerRatios]
 ) -> list[LayerInfo]:
     """The layers of a checkpoint, as far as names and shapes tell."""
-    kernels = _kernels_by_order(state)
+    ratios = list(ratios)
+    kernels = _kernels_by_order(state, {r.name for r in ratios})
     return [
         _info(r.name, r.statistics, kernels.get(r.name), None) for r in ratios
     ]
@@ -153,9 +154,9 @@ def _kind(name: str, kernel: tuple[int, ...] | None) -> str:
 
 
 def _kernels_by_order(
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor], names: Container[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Kernel of the convolution that a state dict has before each SN layer.
+    """Kernel of the convolution that a state dict has before named layers.
 
     Modules are registered in the order of their use in all of the
     toolboxes' networks.
@@ -163,11 +164,9 @@ def _kernels_by_order(
     kernels: dict[str, tuple[int, ...]] = {}
     last: tuple[int, ...] = ()
     for key, value in state.items():
-        if key.endswith('.weight') and value.dim() > 2:
-            # the public code's norms have (1, C, 1, 1) weights
-            if key[: -len('weight')] + 'mean_weight' not in state:
-                last = tuple(value.shape[2:])
-        elif key.endswith('mean_weight'):
-            name = key[: -len('mean_weight')].rstrip('.')
-            kernels[name] = last
+        name, _, leaf = key.rpartition('.')
+        if name in names:
+            kernels.setdefault(name, last)
+        elif leaf == 'weight' and value.dim() > 2:
+            last = tuple(value.shape[2:])
     return kernels

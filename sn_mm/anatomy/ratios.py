@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from sn_mm.functional.sparsestmax import sparsestmax
-from sn_mm.layers.hard import RATIOS
+from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 
 from .norms import has_ratios
 
-KINDS = ('mean', 'var')
+MOMENTS = ('mean', 'var')
 # Checkpoints do not name their statistics; these are the usual ones.
 _BY_COUNT = {
     1: ('bn',),
@@ -68,15 +70,11 @@ class LayerRatios:
 
     def is_finite(self) -> bool:
         """Whether all ratios are numbers."""
-        return all(np.isfinite(getattr(self, k)).all() for k in KINDS)
-
-    def is_hard(self) -> bool:
-        """Whether every ratio is 0 or 1."""
-        return all((getattr(self, k).max(-1) == 1).all() for k in KINDS)
+        return all(np.isfinite(getattr(self, k)).all() for k in MOMENTS)
 
     def is_tied(self) -> bool:
         """Whether some group has no single largest ratio."""
-        return any((self.margin(k) == 0).any() for k in KINDS)
+        return any((self.margin(k) == 0).any() for k in MOMENTS)
 
 
 def ratios_of_model(model: nn.Module) -> list[LayerRatios]:
@@ -99,19 +97,71 @@ def ratio_layers(layers: Mapping[str, nn.Module]) -> list[LayerRatios]:
     """Ratios of named SN layers; one transfer for all, where on a GPU."""
     found = [m.ratios() for m in layers.values()]
     flat = torch.cat(
-        [r[k].detach().float().reshape(-1) for r in found for k in KINDS]
+        [r[k].detach().float().reshape(-1) for r in found for k in MOMENTS]
     )
     numbers = iter(flat.cpu().double().numpy())
     made = []
-    for name, module in layers.items():
+    for (name, module), own in zip(layers.items(), found):
         shape = (-1, len(module.statistics))
-        count = module.mean_weight.numel()
         parts = [
-            np.fromiter(numbers, float, count=count).reshape(shape)
-            for _ in KINDS
+            np.fromiter(numbers, float, count=own[k].numel()).reshape(shape)
+            for k in MOMENTS
         ]
         made.append(LayerRatios(name, tuple(module.statistics), *parts))
     return made
+
+
+def all_ratios_of_state(state: Mapping[str, Tensor]) -> list[LayerRatios]:
+    """Ratios of every layer of a state dict that has some, in its order.
+
+    Of SN, and of the layers that say in ``ratio_tensors`` where theirs are.
+
+    Raises:
+        ValueError: see :func:`ratios_of_state`.
+    """
+    found = _other_ratios(state)
+    if not found or any(key.endswith(RATIO_PARAMETERS) for key in state):
+        found += ratios_of_state(state)
+    order = {key.rpartition('.')[0]: i for i, key in enumerate(state)}
+    return sorted(found, key=lambda layer: order[layer.name])
+
+
+def _other_ratios(state: Mapping[str, Tensor]) -> list[LayerRatios]:
+    """Ratios of layers other than SN."""
+    found = []
+    for cls in _classes_with_ratios():
+        first, *others = cls.ratio_tensors
+        for key in state:
+            name, _, leaf = key.rpartition('.')
+            prefix = f'{name}.' if name else ''
+            keys = [key, *(prefix + other for other in others)]
+            if leaf != first or not all(k in state for k in keys):
+                continue
+            ratios = cls.ratios_of(*(state[k].detach().float() for k in keys))
+            count = ratios['mean'].shape[-1]
+            names = cls.statistics or _names_for(count)
+            parts = [
+                ratios[k].double().reshape(-1, count).cpu().numpy()
+                for k in MOMENTS
+            ]
+            found.append(LayerRatios(name, tuple(names), *parts))
+    return found
+
+
+def _classes_with_ratios() -> list[type[RowNorm]]:
+    """One class for each kind of ``ratio_tensors``."""
+    found = {}
+    for cls in MODELS.module_dict.values():
+        if isinstance(cls, type) and issubclass(cls, RowNorm):
+            if cls.ratio_tensors:
+                found.setdefault(cls.ratio_tensors, cls)
+    return list(found.values())
+
+
+def _names_for(count: int) -> tuple[str, ...]:
+    """The usual statistics for so many ratios."""
+    unknown = tuple(f'statistic {i + 1}' for i in range(count))
+    return _BY_COUNT.get(count, unknown)
 
 
 def ratios_of_state(
@@ -129,21 +179,13 @@ def ratios_of_state(
         ValueError: if there is no SN layer, or if one has ratios of means or
             of variances alone, or of unlike shapes.
     """
-    names = [
-        key[: -len(RATIOS[0])].rstrip('.')
-        for key in state
-        if key == RATIOS[0] or key.endswith('.' + RATIOS[0])
-    ]
-    lonely = [
-        key
-        for key in state
-        if key.endswith(RATIOS[1])
-        and key[: -len(RATIOS[1])].rstrip('.') not in names
-    ]
+    means, variances = RATIO_PARAMETERS
+    names = _layers_with(state, means)
+    lonely = sorted(set(_layers_with(state, variances)) - set(names))
     if lonely:
         raise ValueError(
-            f'{lonely[0]} has no {RATIOS[0]} beside it: the checkpoint is '
-            'incomplete'
+            f'{lonely[0]}.{variances} has no {means} beside it: the '
+            'checkpoint is incomplete'
         )
     if not names:
         raise ValueError(
@@ -154,21 +196,27 @@ def ratios_of_state(
     return [_of_state(state, n, (statistics or {}).get(n)) for n in names]
 
 
+def _layers_with(state: Mapping[str, Tensor], leaf: str) -> list[str]:
+    """Layers that have a tensor of this name, in the state's order."""
+    parts = [key.rpartition('.') for key in state]
+    return [layer for layer, _, own in parts if own == leaf]
+
+
 def _of_state(
     state: Mapping[str, Tensor], name: str, statistics: tuple | None
 ) -> LayerRatios:
     prefix = f'{name}.' if name else ''
-    weights = [state.get(prefix + key) for key in RATIOS]
+    weights = [state.get(prefix + key) for key in RATIO_PARAMETERS]
     if weights[1] is None or weights[0].shape != weights[1].shape:
         shapes = [None if w is None else tuple(w.shape) for w in weights]
         raise ValueError(
-            f'{name} has {RATIOS[0]} of shape {shapes[0]}, but {RATIOS[1]} '
-            f'of shape {shapes[1]}: ratios of means and variances must match'
+            f'{name} has {RATIO_PARAMETERS[0]} of shape {shapes[0]}, but '
+            f'{RATIO_PARAMETERS[1]} of shape {shapes[1]}: ratios of means and '
+            'variances must match'
         )
     count = weights[0].shape[-1]
     if statistics is None:
-        unknown = tuple(f'statistic {i + 1}' for i in range(count))
-        statistics = _BY_COUNT.get(count, unknown)
+        statistics = _names_for(count)
     if len(statistics) != count:
         raise ValueError(
             f'{name} has {count} ratios, but statistics={statistics}: name '
@@ -176,7 +224,7 @@ def _of_state(
         )
     parts = [
         _ratio(state, prefix, k, w).double().reshape(-1, count).cpu().numpy()
-        for k, w in zip(KINDS, weights)
+        for k, w in zip(MOMENTS, weights)
     ]
     return LayerRatios(name, tuple(statistics), *parts)
 

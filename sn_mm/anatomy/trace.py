@@ -34,7 +34,7 @@ class NormTrace:
         receptive_field: pixels, the larger side; infinite for the whole
             image, None where it is that of a RoI.
         positions: S of the smallest map; 1 means no spatial extent.
-        elements: numbers in all of its maps, one image.
+        elements: total elements of its inputs for one image.
         kernel: of the convolution it follows, such as (3, 3); None where it
             follows none.
         source: the name of that convolution; None also where somebody else

@@ -6,8 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sn_mm.layers import RowNorm
-
-_RATIOS = ('mean_weight', 'var_weight')
+from sn_mm.layers.hard import RATIO_PARAMETERS
 
 
 def untrained_for_good(model: nn.Module) -> list[str]:
@@ -24,7 +23,7 @@ def untrained_for_good(model: nn.Module) -> list[str]:
 
 
 def _is_stuck(layer: RowNorm) -> bool:
-    weights = [getattr(layer, name, None) for name in _RATIOS]
+    weights = [getattr(layer, name, None) for name in RATIO_PARAMETERS]
     return any(
         w is not None
         and w.shape[-1] > 1

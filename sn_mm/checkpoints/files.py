@@ -30,7 +30,7 @@ from .infer import infer_parts
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report
-from .sources import about, one_path, open_files, parse, recognized
+from .sources import named_in_errors, one_path, open_files, parse, recognized
 
 _META = 'sn_mm'
 PUBLIC = 'public'
@@ -82,7 +82,7 @@ def convert_source(
         if len(parsed.names) != 1:
             raise CheckpointError('--to public takes one file')
         file = open_files(parsed.names, progress, of_run=True)[0]
-        with about(file):
+        with named_in_errors(file):
             return _to_public(file, part)
     if parsed.is_bn:
         file = read_bn_file(one_path(parsed), progress)
@@ -100,7 +100,7 @@ def _from_public(
     for file, layout in found:
         report = Report(str(file.path), str(layout))
         style = style_of(to, layout, len(found) > 1)
-        with about(file):
+        with named_in_errors(file):
             part = convert(file.state, layout, name_of(style), report)
         state.update(part)
         metadata.update(part._metadata)

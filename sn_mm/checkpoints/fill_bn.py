@@ -128,6 +128,7 @@ def bn_state(
     _compare_shapes(plan)
     _compare_norms(plan)
     _compare_parts(plan)
+    _compare_biases(plan)
     _compare_depth(plan, match)
     frozen = frozen_in_training(model)
     _refuse_folded(plan, share, frozen)
@@ -220,6 +221,13 @@ def _part(name: str, model: Mapping[str, Leaf]) -> str:
     return '.'.join(parts[:depth])
 
 
+def _parts(plan: _Plan) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {}
+    for name in plan.model:
+        parts.setdefault(_part(name, plan.model), []).append(name)
+    return parts
+
+
 def _is_trunk(part: str) -> bool:
     return part in ('', 'backbone', 'neck')
 
@@ -250,11 +258,11 @@ def _compare_shapes(plan: _Plan) -> None:
 
 
 def _same_shapes(own: Leaf, given: Leaf) -> bool:
-    return all(
+    return own.signature == given.signature and all(
         given.tensors[n].numel() == value.numel()
         for n, value in own.tensors.items()
         if n in given.tensors
-    ) and (own.signature == given.signature or 'weight' not in own.tensors)
+    )
 
 
 def _is_class_layer(name: str, own: Leaf, given: Leaf, plan: _Plan) -> bool:
@@ -273,6 +281,30 @@ def _shape(leaf: Leaf) -> tuple[int, ...]:
     if first is None:
         first = next(iter(leaf.tensors.values()))
     return tuple(first.shape)
+
+
+def _compare_biases(plan: _Plan) -> None:
+    """A bias on one side alone, where the norms around it are the file's."""
+    for part, names in _parts(plan).items():
+        norms = [n for n in names if plan.model[n].module is not None]
+        if not _is_trunk(part) or any(n not in plan.pairs for n in norms):
+            continue
+        for name in names:
+            own = plan.model[name]
+            source = plan.pairs.get(name)
+            if source is None or own.module is not None:
+                continue
+            biases = [
+                leaf.tensors.get('bias') for leaf in (own, plan.file[source])
+            ]
+            # one that is 0 changes nothing
+            has = [b is not None and bool(b.any()) for b in biases]
+            if biases.count(None) == 1 and any(has):
+                side = 'model' if has[0] else 'file'
+                raise CheckpointError(
+                    f'{name} has a bias in the {side} alone: the model is of '
+                    'another design than the file'
+                )
 
 
 def _compare_norms(plan: _Plan) -> None:
@@ -301,10 +333,7 @@ def _is_alike(own: Leaf, given: Leaf) -> bool:
 
 def _compare_parts(plan: _Plan) -> None:
     """Parts are filled, or have no norms in the file, or are refused."""
-    parts: dict[str, list[str]] = {}
-    for name in plan.model:
-        parts.setdefault(_part(name, plan.model), []).append(name)
-    for part, names in parts.items():
+    for part, names in _parts(plan).items():
         missing = [n for n in names if n not in plan.pairs]
         if not missing or len(missing) == len(names):
             continue
@@ -422,11 +451,7 @@ def _assembled(
                 change = f'adds ratios: {start}'
             report.starts[name] = f'{short}, {start}' if start else short
         else:
-            made = {
-                n: given.tensors[n].reshape(value.shape)
-                for n, value in own.tensors.items()
-                if n in given.tensors
-            }
+            made = _copied(own, given)
         used[source] = set(made)
         for key, value in made.items():
             state[_join(name, key)] = value
@@ -441,6 +466,19 @@ def _assembled(
                 )
     _account(plan, match, used, report)
     return state
+
+
+def _copied(own: Leaf, given: Leaf) -> dict[str, Tensor]:
+    """Tensors of a layer that is no norm, in the shapes of the model."""
+    theirs = dict(given.tensors)
+    if own.single is not None and given.single is not None:
+        name = next(n for n, t in own.tensors.items() if t is own.single)
+        theirs.setdefault(name, given.single)
+    return {
+        n: theirs[n].reshape(value.shape)
+        for n, value in own.tensors.items()
+        if n in theirs
+    }
 
 
 def _join(layer: str, own: str) -> str:

@@ -67,6 +67,12 @@ def check_norms(
         warnings.warn(text, stacklevel=4)
 
 
+def other_norms(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """The sentence about a state dict of other norms; None if all fit."""
+    same, half = _compare(model, state)
+    return _sentence(same or half, fits=bool(same)) if same or half else None
+
+
 @contextmanager
 def other_norms_refused():
     """Within, what :func:`check_norms` warns of is an error.

@@ -55,10 +55,6 @@ class Layout:
         """Whether it holds a backbone and, at most, its classifier."""
         return self.kind in ('resnet', 'detectron-backbone')
 
-    @property
-    def is_encoder(self) -> bool:
-        return self.kind == 'resnet'
-
     def __str__(self) -> str:
         norm = f'{self.norm.type}, ratios ({", ".join(self.norm.statistics)})'
         return f'{_TITLES[self.kind](self.params)}; {norm}'

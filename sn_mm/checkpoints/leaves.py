@@ -50,15 +50,24 @@ class Leaf:
     def signature(self) -> tuple:
         """Equal in a file and a model where one can fill the other.
 
-        A linear layer and a 1 x 1 convolution can; a bias tells nothing.
+        A linear layer and a 1 x 1 convolution can. A bias tells a layer norm
+        from a scale, and nothing else.
         """
         if self.channels is not None:
             return ('norm', self.channels)
-        weight = self.tensors.get('weight')
-        if weight is None:
-            shapes = [(n, tuple(t.shape)) for n, t in self.tensors.items()]
-            return ('other', *sorted(shapes))
-        return ('weight', *without_ones(weight.shape))
+        weight = self.tensors.get('weight', self.single)
+        if weight is not None and weight.dim() == 1:
+            return ('weight', len(weight), len(self.tensors) > 1)
+        if weight is not None:
+            return ('weight', *without_ones(weight.shape))
+        shapes = [tuple(t.shape) for t in self.tensors.values()]
+        return ('other', *sorted(shapes))
+
+    @property
+    def single(self) -> Tensor | None:
+        """The only tensor of numbers, as of a scale; indices do not count."""
+        floating = [t for t in self.tensors.values() if t.is_floating_point()]
+        return floating[0] if len(floating) == 1 else None
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Loading a public checkpoint into a model, with nothing left unsaid."""
+"""Loading a public checkpoint, reporting every tensor that is not used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sn_mm.anatomy.starts import note_start
 from sn_mm.utils import join_names, unwrapped
 from sn_mm.utils.errors import CheckpointError
 
-from .checks import contradictions
+from .contradictions import contradictions
 from .convert import (
     Name,
     backbone_name,
@@ -27,8 +27,16 @@ from .convert import (
 from .fill_bn import BNFile, bn_state, finish, read_bn_file
 from .layouts import Layout
 from .reader import CheckpointFile
-from .report import Dropped, Report, log
-from .sources import BN, SN, Source, about, one_path, parse, recognized
+from .report import Dropped, Report, log_report
+from .sources import (
+    BN,
+    SN,
+    Source,
+    named_in_errors,
+    one_path,
+    parse,
+    recognized,
+)
 
 Opened = Union[list[tuple[CheckpointFile, Layout]], BNFile]
 
@@ -58,7 +66,7 @@ def load_pretrained(
             the model is unchanged.
     """
     source = parse(checkpoint)
-    return fill(model, source, open_source(source), prefix)
+    return fill_model(model, source, open_source(source), prefix)
 
 
 def read_bn_state(
@@ -85,7 +93,7 @@ def read_bn_state(
     if not source.is_bn:
         source = parse(BN + text)
     file = open_source(source)
-    with about(file):
+    with named_in_errors(file):
         report = Report(source.names[0], 'network with BN')
         own = unwrapped(model)
         return bn_state(own, file, source.options, prefix, report)
@@ -98,7 +106,7 @@ def open_source(source: Source) -> Opened:
     return recognized(source)
 
 
-def fill(
+def fill_model(
     model: nn.Module,
     source: Source,
     opened: Opened,
@@ -129,7 +137,7 @@ def fill(
     for name, layer in model.named_modules():
         if f'{name}.mean_weight' in state:
             note_start(layer, f'{SN}{report.source}')
-    log(report)
+    log_report(report)
     return report
 
 
@@ -137,12 +145,12 @@ def _fill_from_bn(
     model: nn.Module, source: Source, file: BNFile, prefix: str | None
 ) -> Report:
     report = Report(source.scheme + source.names[0], 'network with BN')
-    with about(file):
+    with named_in_errors(file):
         state = bn_state(model, file, source.options, prefix, report)
     report.missing = [k for k in model.state_dict() if k not in state]
     model.load_state_dict(state, strict=False)
     finish(model, report)
-    log(report)
+    log_report(report)
     return report
 
 
@@ -157,7 +165,7 @@ def _from_public(
     state: OrderedDict[str, Tensor] = OrderedDict()
     titles = []
     for file, layout in opened:
-        with about(file):
+        with named_in_errors(file):
             name = _present(_fitting_name(layout, own, prefix), own)
             problems = contradictions(model, layout, name)
             if problems:

@@ -36,6 +36,8 @@ _USES_EMA = ('ema', 'model_ema', 'use_ema', 'with_ema')
 _OUTER = {'state_dict', 'model', 'model_state_dict', 'net', 'network'}
 _DEPTH = 8
 _ALMOST = 0.9
+# Fewer norms than this are no network of the model's design.
+_MOST = 0.3
 _CLASSIFIER = re.compile(r'(head\.)?fc|classifier(\.\d+)?|head')
 
 
@@ -83,11 +85,12 @@ def find_network(
     rivals = _rivals(named)
     if prefix is None:
         rivals = [_completed(m, model, file) for m in rivals]
-        if not any(_fills_norms(m, model) for m in rivals):
+        filled = max((_filled_norms(m, model) for m in rivals), default=0)
+        if filled < 1:
             aligned = _by_structure(model, file)
             if part is not None:
                 aligned = [m for m in aligned if _is_in(part, m.place)]
-            rivals = aligned or rivals
+            rivals = aligned or (rivals if filled > _MOST else [])
     if not rivals:
         raise CheckpointError(_nothing(model, file, part, prefix))
     return _chosen(rivals, content)
@@ -99,8 +102,9 @@ def _by_names(
 ) -> Iterator[Match]:
     """Every place of the file that has names of a part of the model."""
     targets: dict[str, list[tuple[str, str]]] = {}
+    fronts = _fronts(model) if prefix is None else ['']
     for name, common in common_names(model).items():
-        for front in _fronts(name) if prefix is None else ['']:
+        for front in (f for f in fronts if name.startswith(f)):
             targets.setdefault(common[len(front) :], []).append((front, name))
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name, common in common_names(file).items():
@@ -115,14 +119,23 @@ def _by_names(
         yield Match(place, front, pairs)
 
 
-def _fronts(name: str) -> list[str]:
-    """Parts of a model that a file may hold alone."""
-    parts = name.split('.')
-    fronts = ['']
-    for depth in (1, 2):
-        if len(parts) > depth and (depth == 1 or parts[1] == 'backbone'):
-            fronts.append(''.join(f'{p}.' for p in parts[:depth]))
-    return fronts
+def _fronts(model: Mapping[str, Leaf]) -> list[str]:
+    """Parts of a model that a file may hold alone, and the model itself.
+
+    Backbones, and a part that has all the norms.
+    """
+    norms = [n for n, leaf in model.items() if leaf.channels is not None]
+    fronts = dict.fromkeys([''])
+    for name in model:
+        parts = name.split('.')
+        for depth in (1, 2):
+            front = ''.join(f'{p}.' for p in parts[:depth])
+            whole = depth == 1 and all(n.startswith(front) for n in norms)
+            if len(parts) > depth and (
+                parts[depth - 1] == 'backbone' or (whole and norms)
+            ):
+                fronts[front] = None
+    return list(fronts)
 
 
 def _ends_with(place: str, prefix: str) -> bool:
@@ -181,14 +194,11 @@ def _inside(leaves: Mapping[str, Leaf], place: str) -> dict[str, Leaf]:
     }
 
 
-def _fills_norms(match: Match, model: Mapping[str, Leaf]) -> bool:
-    """Whether every norm of the design has a layer of its size."""
+def _filled_norms(match: Match, model: Mapping[str, Leaf]) -> float:
+    """The share of the norms of the design that have a layer of the file."""
     own = _backbone_of(model, match.front)
-    return all(
-        name in match.pairs
-        for name, leaf in _design(model, own).items()
-        if leaf.channels is not None
-    )
+    norms = [n for n, x in _design(model, own).items() if x.channels]
+    return sum(n in match.pairs for n in norms) / max(len(norms), 1)
 
 
 def _completed(

@@ -101,7 +101,7 @@ class Report:
         return text_table(head, rows)
 
 
-def log(report: Report) -> None:
+def log_report(report: Report) -> None:
     """The summary to the current log; as a warning where it is incomplete."""
     level = logging.INFO if report.complete else logging.WARNING
     print_log(report.summary(), logger='current', level=level)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from .convert import convert, name_of, style_of
 from .fill_bn import plain_state
-from .load import Opened, fill, open_source
+from .load import Opened, fill_model, open_source
 from .report import Report
-from .sources import BN, BN_TO_ANY, SN, Source, about, parse
+from .sources import BN, BN_TO_ANY, SN, Source, named_in_errors, parse
 
 
 class SchemeCheckpoint(dict):
@@ -82,7 +82,7 @@ def _joined(source: Source, opened: Opened) -> OrderedDict[str, Tensor]:
     metadata: dict[str, Any] = {}
     for file, layout in opened:
         name = name_of(style_of(to, layout, len(opened) > 1))
-        with about(file):
+        with named_in_errors(file):
             part = convert(
                 file.state, layout, name, Report(str(file.path), str(layout))
             )
@@ -120,4 +120,4 @@ def load_bn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
 
 
 def _fill(source: Source, opened: Opened, model: nn.Module) -> Report:
-    return fill(model, source, opened)
+    return fill_model(model, source, opened)

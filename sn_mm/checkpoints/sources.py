@@ -120,13 +120,13 @@ def recognized(
     """Read and recognise every file of a source."""
     found = []
     for file in open_files(source.names, progress):
-        with about(file):
+        with named_in_errors(file):
             found.append((file, recognize(file.state)))
     return found
 
 
 @contextmanager
-def about(file: HasPath) -> Iterator[None]:
+def named_in_errors(file: HasPath) -> Iterator[None]:
     """Put the file's name in front of errors about its contents."""
     try:
         yield

@@ -40,9 +40,20 @@ def align(
         Names of the file by names of the model; or, where it is another
         design, a sentence that says what differs.
     """
-    queues = _by_signature(given)
+    for follows in (True, False):
+        # first with norms told by the convolutions that they follow, too
+        aligned = _aligned(wanted, given, follows)
+        if not isinstance(aligned, str):
+            break
+    return aligned
+
+
+def _aligned(
+    wanted: Mapping[str, Leaf], given: Mapping[str, Leaf], follows: bool
+) -> dict[str, str] | str:
+    queues = _by_signature(given, follows)
     found: dict[str, str] = {}
-    for signature, names in _by_signature(wanted).items():
+    for signature, names in _by_signature(wanted, follows).items():
         offered = queues.get(signature, [])
         pairs = _in_order(names, offered)
         if pairs is None:
@@ -58,10 +69,19 @@ def align(
     return {name: found[name] for name in wanted}
 
 
-def _by_signature(leaves: Mapping[str, Leaf]) -> dict[tuple, list[str]]:
+def _by_signature(
+    leaves: Mapping[str, Leaf], follows: bool
+) -> dict[tuple, list[str]]:
     found: dict[tuple, list[str]] = {}
+    before: tuple = ()
     for name, leaf in leaves.items():
-        found.setdefault(leaf.signature, []).append(name)
+        signature = leaf.signature
+        if leaf.channels is None:
+            before = signature
+        elif follows:
+            own = before[:2] == ('weight', leaf.channels)
+            signature, before = (*signature, before if own else ()), ()
+        found.setdefault(signature, []).append(name)
     return found
 
 
@@ -99,7 +119,7 @@ def _in_words(signature: tuple) -> str:
     kind, *shape = signature
     if kind == 'norm':
         return f'batch norms of {shape[0]} channels'
-    return f'shape {"x".join(map(str, shape))}' if kind == 'weight' else kind
+    return f'shape {"x".join(map(str, shape))}'
 
 
 def surplus(given: Mapping[str, Leaf], used: set[str]) -> list[str]:
@@ -130,13 +150,11 @@ def _top(name: str) -> str:
 def _goes_on(name: str, given: Mapping[str, Leaf], used: set[str]) -> bool:
     """Whether it belongs to one more block like the used one before it."""
     parts = name.split('.')
-    for depth in range(1, len(parts)):
+    for depth in range(1, len(parts) + 1):
         front = '.'.join(parts[:depth])
         own = [n for n in given if f'{n}.'.startswith(f'{front}.')]
         if used.isdisjoint(own):
             break
-    else:
-        return True
     parent = front.rpartition('.')[0]
     siblings: dict[str, list[str]] = {}
     for other in given:

@@ -3,13 +3,13 @@
 
 From a config to a Runner, in both toolboxes: configs, checks of what a config
 needs, and the switches of training and testing. Arguments are the tools' own
-(tools/arguments.py). Nothing here is imported by ``import sn_mm``.
+(tools/tool_arguments.py). Nothing here is imported by ``import sn_mm``.
 """
 
-from .checks import check_checkpoint, check_data, check_starts
 from .commands import command
 from .configs import build_runner, load_config, register_toolbox
-from .errors import LaunchError
+from .launch_error import LaunchError
+from .model_weights import load_weights, put_weights
 from .models import build_model
 from .quiet import (
     hush_model_building,
@@ -17,16 +17,15 @@ from .quiet import (
     without_packaging_warnings,
     without_prints,
 )
+from .run_inputs import check_checkpoint, check_starts
 from .testing import draw_predictions, dump_predictions, enable_tta
 from .training import enable_amp, enable_auto_scale_lr, resuming, set_resume
-from .weights import load_weights, put_weights
 
 __all__ = [
     'LaunchError',
     'build_model',
     'build_runner',
     'check_checkpoint',
-    'check_data',
     'check_starts',
     'command',
     'draw_predictions',

@@ -9,7 +9,7 @@ from typing import Callable
 
 from sn_mm.utils.errors import CheckpointError
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 
 
 def command(*errors: type[Exception]) -> Callable:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from sn_mm.patches.cpu_processes import cpu_processes
 from sn_mm.patches.own_configs import configs_folder
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 from .quiet import without_packaging_warnings
 
 _TOOLBOXES = ('mmdet', 'mmseg')
@@ -137,9 +137,12 @@ def _package_of_model(cfg: Config) -> str | None:
 def build_runner(cfg: Config) -> Runner:
     """Build the config's Runner, of its ``runner_type`` if it has one.
 
-    A distributed run goes over CPUs where there is no GPU.
+    A distributed run goes over CPUs where there is no GPU. A
+    :class:`~sn_mm.datasets.DataCheckedRunner` becomes mmengine's own: the
+    tools have checked the data before they build anything.
     """
+    kind = cfg.get('runner_type', Runner)
     with cpu_processes(cfg):
-        if 'runner_type' in cfg:
-            return RUNNERS.build(cfg)
-        return Runner.from_cfg(cfg)
+        if type_name(kind) in ('Runner', 'DataCheckedRunner'):
+            return Runner.from_cfg(cfg)
+        return RUNNERS.build(cfg)

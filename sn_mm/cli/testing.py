@@ -8,7 +8,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 
 _DET_META = (
     'img_id',

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from .checks import check_checkpoint
 from .configs import type_name
-from .errors import LaunchError
+from .launch_error import LaunchError
+from .run_inputs import check_checkpoint
 
 
 def enable_amp(cfg: Config) -> None:

@@ -1,13 +1,13 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The paper's data sets on the disk: importing registers the Runner."""
 
-from .checks import (
+from .data_checks import (
     DataError,
     DataWarning,
     check_dataloaders,
     check_dataset,
 )
-from .layouts import LAYOUTS, Layout
+from .data_layouts import LAYOUTS, DataLayout
 from .runner import DataCheckedRunner
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     'DataCheckedRunner',
     'DataError',
     'DataWarning',
-    'Layout',
+    'DataLayout',
     'check_dataloaders',
     'check_dataset',
 ]

@@ -7,7 +7,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from .checks import check_dataloaders
+from .data_checks import check_dataloaders
 
 
 @RUNNERS.register_module()

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Whose batches count together: process groups that a config can name.
+"""Process groups that a config can name.
 
 A config cannot hold a torch.distributed group, which is an object of the
 running job, so it names one ('machine', or a number of processes) and the

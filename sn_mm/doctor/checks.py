@@ -71,8 +71,9 @@ def release(version: str) -> tuple[int, ...]:
 
 def missing_module(outcome: Outcome) -> str:
     """The package that an import did not find, or ''."""
-    found = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'",
-                     outcome.error)  # fmt: skip
+    found = re.match(
+        r"ModuleNotFoundError: No module named '([\w.]+)'", outcome.error
+    )
     return found[1].split('.')[0] if found else ''
 
 
@@ -282,8 +283,9 @@ def check_sn_mm(seen: dict[str, Outcome]) -> Finding:
         found = outcome.found
         text = f'{found["version"]}, {os.path.dirname(found["file"])}'
         return Finding('sn_mm', text)
-    taken = re.search(r'(\w+) is already registered in (\w+) at (\S+)',
-                      outcome.message)  # fmt: skip
+    taken = re.search(
+        r'(\w+) is already registered in (\w+) at (\S+)', outcome.message
+    )
     if taken:
         text = f'{taken[3].rstrip(".")} has registered the name {taken[1]}'
         fix = (
@@ -338,8 +340,9 @@ def check_cache() -> Finding:
     except RuntimeError:
         root = ''
     folder = Path(root or '.') / 'sn_mm'
-    nearest = next(p for p in (folder, *folder.absolute().parents)
-                   if p.exists())  # fmt: skip
+    nearest = next(
+        p for p in (folder, *folder.absolute().parents) if p.exists()
+    )
     if root and os.access(nearest, os.W_OK):
         return Finding('cache', str(folder))
     text = f'{folder} cannot be written' if root else 'no home folder'
@@ -352,8 +355,9 @@ def check_checkpoints(seen: dict[str, Outcome]) -> Finding:
     """The folder of downloaded checkpoints."""
     outcome = seen['checkpoints']
     if outcome.error:
-        return Finding('checkpoints', f'not looked for: {outcome.error}',
-                       'note')  # fmt: skip
+        return Finding(
+            'checkpoints', f'not looked for: {outcome.error}', 'note'
+        )
     folder = Path(outcome.found['folder'])
     if folder.is_dir():
         count = sum(1 for path in folder.iterdir() if path.is_file())

@@ -98,13 +98,13 @@ def probe_checkpoints():
 
 def probe_data():
     """The data sets of the paper that are here, in part or whole."""
-    from sn_mm.datasets import layouts
+    from sn_mm.datasets import data_layouts
 
     roots = {
-        'data/coco': layouts.COCO,
-        'data/cityscapes': layouts.CITYSCAPES,
-        'data/ade/ADEChallengeData2016': layouts.ADE20K,
-        'data/imagenet': layouts.IMAGENET,
+        'data/coco': data_layouts.COCO,
+        'data/cityscapes': data_layouts.CITYSCAPES,
+        'data/ade/ADEChallengeData2016': data_layouts.ADE20K,
+        'data/imagenet': data_layouts.IMAGENET,
     }
     found = {}
     for root, layout in roots.items():

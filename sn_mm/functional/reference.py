@@ -1,5 +1,9 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Switchable Normalization as the paper writes it: the tests' oracle."""
+"""Normalizers as their papers write them: the tests' oracles.
+
+In plain operations on x, over the axes that define each moment; autograd does
+the rest. Slow, and several copies of x: oracles, not layers. Feed float64.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +53,7 @@ def switchable_norm_reference(
         for i, w in enumerate((mean_weight, var_weight))
     )
     y = (flat - mu) / torch.sqrt(var + eps)
-    if weight is not None:
-        y = y * weight[:, None]
-    if bias is not None:
-        y = y + bias[:, None]
-    return y.view(x.shape)
+    return _with_affine(y, weight, bias).view(x.shape)
 
 
 def _ratios(
@@ -103,3 +103,180 @@ def _moments(
             for t in (mean, var)
         )
     return mean, var
+
+
+def dynamic_norm_reference(
+    x: Tensor,
+    gates_c: Tensor,
+    gates_n: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    whole_batch: bool = False,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Dynamic Normalization: mean = V M U^T, second moment = V Q U^T.
+
+    Args:
+        x: (N, C, *spatial).
+        gates_c, gates_n: numbers from 0 to 1, the outermost factor first:
+            the block of a factor is (1 - gate) I + gate J, J being equal
+            shares.
+        weight, bias: (C,) or None.
+        running_mean, running_var: (C,), in place of the batch's moments.
+        whole_batch, eps: see :class:`sn_mm.functional.dynamic.DynamicRule`.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    first, second = flat.mean(2), flat.square().mean(2)
+    right = _kronecker(gates_c, x.shape[1], x)
+    if running_mean is None:
+        left = _kronecker(gates_n, x.shape[0], x, whole_batch)
+        pooled = [left @ t @ right.T for t in (first, second)]
+    else:
+        given = running_mean, running_var + running_mean.square()
+        pooled = [
+            ((1 - gates_n) * own + gates_n * other) @ right.T
+            for own, other in zip((first, second), given)
+        ]
+    mean, var = pooled[0], pooled[1] - pooled[0].square()
+    y = (flat - mean[..., None]) / torch.sqrt(var + eps)[..., None]
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
+def exemplar_norm_reference(
+    x: Tensor,
+    embed_weight: Tensor,
+    ratio_weight: Tensor,
+    ratio_bias: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    statistics: tuple[str, ...] = ('in', 'ln', 'bn'),
+    num_groups: int = 32,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Exemplar Normalization: normalizers' outputs, mixed for each sample.
+
+    Args:
+        x: (N, C, *spatial).
+        embed_weight, ratio_weight, ratio_bias: (D, C), (K, D) and (K,).
+        weight, bias: (K, C) or None.
+        running_mean, running_var: (C,), in place of the batch's moments.
+        statistics, num_groups, eps: see
+            :class:`sn_mm.functional.exemplar.ExemplarRule`.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    hidden = torch.relu(flat.mean(2) @ embed_weight.T)
+    logits = hidden @ ratio_weight.T + ratio_bias
+    if flat.shape[2] == 1 and 'in' in statistics and len(statistics) > 1:
+        keep = [name != 'in' for name in statistics]
+        exact = logits.exp() * torch.tensor(keep)
+        ratios = exact / exact.sum(1, keepdim=True)
+    else:
+        ratios = logits.softmax(1)
+    y = torch.zeros_like(flat)
+    for k, name in enumerate(statistics):
+        mean, var = _moments(
+            name, flat, False, num_groups, running_mean, running_var
+        )
+        own = _with_affine(
+            (flat - mean) / torch.sqrt(var + eps),
+            None if weight is None else weight[k],
+            None if bias is None else bias[k],
+        )
+        y = y + ratios[:, k, None, None] * own
+    return y.view(x.shape)
+
+
+def population_norm_reference(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalization with given moments, which are constants.
+
+    Args:
+        x: (N, C, *spatial).
+        mean, var, weight, bias: (C,), or None of the last two.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    std = torch.sqrt(var.detach() + eps)
+    y = (flat - mean.detach()[:, None]) / std[:, None]
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
+def _kronecker(
+    gates: Tensor, number: int, like: Tensor, whole: bool = False
+) -> Tensor:
+    """(number, number), a block for each gate, the first one outermost."""
+    product = torch.ones(1, 1, dtype=like.dtype, device=like.device)
+    for gate in gates:
+        size = 2 if number % 2 == 0 and not whole else number
+        number //= size
+        eye = torch.eye(size, dtype=like.dtype, device=like.device)
+        shares = torch.full_like(eye, 1 / size)
+        product = torch.kron(product, (1 - gate) * eye + gate * shares)
+    return product
+
+
+def _with_affine(y: Tensor, weight: Tensor | None, bias: Tensor | None):
+    if weight is not None:
+        y = y * weight[:, None]
+    return y if bias is None else y + bias[:, None]
+
+
+def kalman_norm_reference(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    predicted: tuple[Tensor, Tensor] | None = None,
+    p: float = 0.05,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KN of input (N, C, *spatial), as its public code computes it.
+
+    Args:
+        x: N and every extent at least 1.
+        weight, bias: (C,) or None.
+        running_mean, running_var: (C,); used alone when given.
+        predicted: mean and variance (C,); None for a first layer.
+        p, eps: as for :class:`sn_mm.layers.KN`.
+
+    Returns:
+        y, shaped like x; the mean and the variance (C,) of the layer.
+    """
+    flat = x.flatten(2)
+    mean = flat.mean((0, 2))
+    var = (flat - mean[:, None]).square().mean((0, 2))
+    if running_mean is not None:
+        mean, var = running_mean, running_var
+    elif predicted is not None and (predicted[1] / var).mean() < 100:
+        shift = (mean - predicted[0]).square()
+        mean = p * predicted[0] + (1 - p) * mean
+        var = p * predicted[1] + (1 - p) * var + p * (1 - p) * shift
+    y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
+    if weight is not None:
+        y = y * weight[:, None]
+    if bias is not None:
+        y = y + bias[:, None]
+    return y.view(x.shape), mean, var

@@ -98,8 +98,11 @@ class _NormalizeRows(torch.autograd.Function):
     def forward(ctx, x, rule, backend, relu, *params):
         sweeps = kernels.choose(x, backend) if x.numel() else NoSweeps
         numbers = numbers_of(
-            *(rule, sweeps.name, spatial_size(x)),
-            *(accumulation_dtype(x.dtype), x.device),
+            rule,
+            sweeps.name,
+            spatial_size(x),
+            accumulation_dtype(x.dtype),
+            x.device,
         )
         y, moments, extras, brought = numbers.normalize(
             sweeps, x, params, relu
@@ -123,8 +126,15 @@ class _NormalizeRows(torch.autograd.Function):
             )
         else:
             d_x, d_params = ctx.numbers.differentiate(
-                *(ctx.sweeps, dy, x, moments, params, brought, d_extras),
-                *(needs, ctx.relu),
+                ctx.sweeps,
+                dy,
+                x,
+                moments,
+                params,
+                brought,
+                d_extras,
+                needs,
+                ctx.relu,
             )
         return (d_x, None, None, None, *d_params)
 
@@ -176,7 +186,9 @@ def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
         outputs, d_outputs = zip(*used)
         found = iter(
             torch.autograd.grad(
-                *(outputs, inputs, d_outputs),
+                outputs,
+                inputs,
+                d_outputs,
                 create_graph=True,
                 allow_unused=True,
             )

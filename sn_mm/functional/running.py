@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sn_mm.kernels.fused import switch_native
+from sn_mm.kernels.fused import switch_native, switch_triton
 
 from .traced import is_recorded
 
@@ -31,7 +31,8 @@ def update_running(
             is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
-    if not is_recorded() and switch_native.move(
+    kernels = switch_triton if mean.is_cuda else switch_native
+    if not is_recorded() and kernels.move_running(
         mean, var, count, batch, momentum
     ):
         return
@@ -48,7 +49,7 @@ def _update(
 ) -> None:
     # No branch on what was seen: reading it would stall a GPU.
     moments = batch[:2, 0]
-    seen = moments.isfinite().all()
+    seen = moments.to(mean.dtype).isfinite().all()
     if batch.shape[0] > 2:
         seen = seen & (batch[2, 0, 0] > 0)
     if momentum is None:

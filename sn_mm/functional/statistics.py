@@ -96,6 +96,46 @@ def running(m: Tensor, v: Tensor, mean: Tensor, var: Tensor) -> Moments:
     return mean.to(m.dtype)[None], var.to(v.dtype)[None]
 
 
+def batch_or_running(
+    m: Tensor,
+    v: Tensor,
+    size: int,
+    given: Moments | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """The batch's moments, or those given in their place.
+
+    Args:
+        size, process_group: see :func:`batch`.
+        given: running mean and variance (C,), or None.
+
+    Returns:
+        mean and variance (1, C); and what a rule returns behind its centre,
+        scale and bias: of a batch, :func:`batch_extra`.
+    """
+    if given is not None:
+        return *running(m, v, *given), ()
+    mean, var, count = batch_and_count(m, v, size, process_group)
+    return mean, var, (batch_extra(mean, var, count),)
+
+
+def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:
+    """What a layer moves its running statistics towards, detached.
+
+    Args:
+        mean, var: (1, C).
+        count: () the number of positions, where only it tells whether any
+            process had some.
+
+    Returns:
+        (2, 1, C), mean and variance; or (3, 1, C), with the count.
+    """
+    rows = [mean, var]
+    if count is not None:
+        rows.append(count.expand_as(mean))
+    return torch.stack(rows).detach()
+
+
 def _pooled(m: Tensor, v: Tensor, dim: int) -> Moments:
     mean = m.mean(dim, keepdim=True)
     return mean, (v + (m - mean).square()).mean(dim, keepdim=True)

@@ -81,7 +81,7 @@ class SwitchRule:
 
         Returns:
             centre, scale, bias; and, where 'bn' pools the batch, what
-            :func:`batch_extra` makes of it.
+            :func:`.statistics.batch_extra` makes of it.
         """
         v = v * self.bessel(size)
         moments, extras = self._pool(m, v, size)
@@ -139,29 +139,9 @@ class SwitchRule:
                 moments.append(pools.layer(m, v))
             elif name == 'gn':
                 moments.append(pools.group(m, v, self.num_groups))
-            elif self.running is not None:
-                moments.append(pools.running(m, v, *self.running))
             else:
-                mean, var, count = pools.batch_and_count(
-                    m, v, size, self.process_group
+                mean, var, extras = pools.batch_or_running(
+                    m, v, size, self.running, self.process_group
                 )
                 moments.append((mean, var))
-                extras = (batch_extra(mean, var, count),)
         return moments, extras
-
-
-def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:
-    """What a layer moves its running statistics towards, detached.
-
-    Args:
-        mean, var: (1, C).
-        count: () the number of positions, where only it tells whether any
-            process had some.
-
-    Returns:
-        (2, 1, C), mean and variance; or (3, 1, C), with the count.
-    """
-    rows = [mean, var]
-    if count is not None:
-        rows.append(count.expand_as(mean))
-    return torch.stack(rows).detach()

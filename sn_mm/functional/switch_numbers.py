@@ -17,7 +17,7 @@ from torch import Tensor
 from sn_mm.distributed.gather import gather_moments, merge_parts
 from sn_mm.distributed.waiting import waiting_for_others
 from sn_mm.kernels.fused import switch_driven
-from sn_mm.kernels.fused.switch import Switch
+from sn_mm.kernels.fused.switch_settings import Switch
 from sn_mm.kernels.layout import cast, is_worth_keeping
 
 from .numbers import AnyRule, Factors, Params, register_fused
@@ -154,14 +154,18 @@ class NativeSwitch(SwitchNumbers):
         """See :meth:`AnyRule.normalize`."""
         rows = None
         if not (self._is_synchronized() or switch_driven.why_not()):
-            rows = sweeps.Rows.of(x)
+            rows = sweeps.Rows.from_tensor(x)
         if rows is None:
             return super().normalize(sweeps, x, params, relu)
         self._is_driven = True
         given = self._given()
         y, moments, batch = switch_driven.normalize(
-            *(self.switch, rows, _all_params(params), given),
-            *(is_worth_keeping(x), relu),
+            self.switch,
+            rows,
+            _all_params(params),
+            given,
+            is_worth_keeping(x),
+            relu,
         )
         if given is not None:
             return y, moments, (), (given,)
@@ -175,17 +179,29 @@ class NativeSwitch(SwitchNumbers):
         rows = None
         if self._is_driven:
             dy = torch.zeros_like(x) if dy is None else dy
-            rows = sweeps.Rows.of(x, dy)
+            rows = sweeps.Rows.from_tensor(x, dy)
             if rows is None:  # of a kind that C cannot read
                 _, _, brought = self.forward(sweeps.moments(x), params)
         if rows is None:
             return super().differentiate(
-                *(sweeps, dy, x, moments, params, brought, d_extras, needs),
+                sweeps,
+                dy,
+                x,
+                moments,
+                params,
+                brought,
+                d_extras,
+                needs,
                 relu,
             )
         d_x, d_params = switch_driven.differentiate(
-            *(self.switch, rows, moments, _all_params(params)),
-            *(brought[0] if brought else None, needs[0], relu),
+            self.switch,
+            rows,
+            moments,
+            _all_params(params),
+            brought[0] if brought else None,
+            needs[0],
+            relu,
         )
         return d_x, self._wanted(d_params, params, needs[1:])
 

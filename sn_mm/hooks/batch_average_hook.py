@@ -119,7 +119,7 @@ class BatchAverageHook(Hook):
                 batches_for(loader, self.num_samples),
                 self.include_bn,
                 self.second_moment,
-                context=_context(runner),
+                context=forward_context(runner),
             )
         except FloatingPointError as error:
             # a run that diverged ends by its own rules
@@ -135,7 +135,7 @@ def _ema_hook(runner: Runner) -> EMAHook | None:
     return next((h for h in runner.hooks if isinstance(h, EMAHook)), None)
 
 
-def _context(runner: Runner):
+def forward_context(runner: Runner):
     """Makes what training runs its forward in."""
     wrapper = runner.optim_wrapper
     if isinstance(wrapper, AmpOptimWrapper):

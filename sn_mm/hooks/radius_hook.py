@@ -15,9 +15,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.layers.sparse import SparseRatios
 
-_RATIOS = ('mean_weight', 'var_weight')
 # Their hooks leave a buffer called radius alone.
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'sn_mm')
 _HOW = (
@@ -113,7 +113,11 @@ class RadiusHook(Hook):
             layer.radius.fill_(min(max(share, 0.0), 1.0))
 
     def _clip(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        weights = [getattr(m, n) for m in self._layers for n in _RATIOS]
+        weights = [
+            getattr(layer, name)
+            for layer in self._layers
+            for name in RATIO_PARAMETERS
+        ]
         weights = [w for w in weights if w.grad is not None]
         if weights:
             torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
@@ -127,7 +131,7 @@ class RadiusHook(Hook):
 class RadiusWatch(Hook):
     """Warn, once, where nothing moves the radius of SSN layers.
 
-    Every Runner has it (:mod:`sn_mm.patches.radius_watch`). Where no hook
+    Every Runner has it (:mod:`sn_mm.patches.runner_hooks`). Where no hook
     could move the radius it warns before training; where a hook of the
     user's own might, it waits for the end of the first epoch, or of a
     shorter training.

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from sn_mm.analysis.history import FILE_NAME, HistoryWriter, Record
 from sn_mm.anatomy.layer_info import infos_of_model
-from sn_mm.anatomy.ratios import KINDS, LayerRatios, ratios_of_model
+from sn_mm.anatomy.ratios import MOMENTS, LayerRatios, ratios_of_model
 from sn_mm.utils import check_count, unwrapped
 
 
@@ -116,6 +116,6 @@ def _scalars(ratios: list[LayerRatios]) -> dict[str, float]:
     return {
         f'ratios/{layer.name}/{kind}_{name}': float(share)
         for layer in ratios
-        for kind in KINDS
+        for kind in MOMENTS
         for name, share in zip(layer.statistics, layer.average(kind))
     }

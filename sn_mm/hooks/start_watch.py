@@ -19,7 +19,7 @@ class StartWatch(Hook):
 
     Of layers whose ratios are untrained and cannot train, and of mean
     teachers that do not get the student's running statistics. Every Runner
-    has it (:mod:`sn_mm.patches.start_watch`).
+    has it (:mod:`sn_mm.patches.runner_hooks`).
     """
 
     priority = 'LOWEST'

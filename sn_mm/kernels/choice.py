@@ -80,7 +80,7 @@ def backends(x: Tensor, forced: str | None = None) -> Backends:
     for name in _MODULES:
         module = _module(name)
         if name == chosen:
-            describe = getattr(module, 'describe', None)
+            describe = getattr(module, 'describe_library', None)
             if describe is not None:
                 details[name] = describe()
             break

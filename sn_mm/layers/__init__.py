@@ -2,16 +2,27 @@
 """The normalization layers: importing this package registers them."""
 
 from .base import RowNorm
+from .dynamic import DN, SyncDN
+from .exemplar import EN, SyncEN
+from .kalman import KN, SyncKN
+from .population import PN
 from .sparse import SSN, SyncSSN
 from .switchable import SN1d, SN2d, SN3d
 from .sync import Synchronized, SyncSN, SyncSN1d, SyncSN3d
 
 __all__ = [
+    'DN',
+    'EN',
+    'KN',
+    'PN',
     'RowNorm',
     'SN1d',
     'SN2d',
     'SN3d',
     'SSN',
+    'SyncDN',
+    'SyncEN',
+    'SyncKN',
     'SyncSN',
     'SyncSN1d',
     'SyncSN3d',

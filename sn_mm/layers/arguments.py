@@ -74,3 +74,11 @@ def check_names(
     if len(set(names)) != len(names):
         raise ValueError(f'duplicate {what} in {names!r}; name each one once')
     return tuple(names)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise unless ``value`` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{name} must be a number, got {value!r}')
+    if not 0 <= value <= 1:
+        raise ValueError(f'{name} must be from 0 to 1, got {value}')

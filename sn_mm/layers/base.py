@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sn_mm.functional.running import update_running
 from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
 
 from . import state
-from .blame import blame_tensor
+from .blame import blame_tensor, check_matrices
 from .script import called_from_script, prepare_to_script
+from .signature import signature_of
+
+# Caveats that this program has been told of: one layer speaks for all.
+_SPOKEN: set[str] = set()
 
 
 class RowNorm(_InstanceNorm):
@@ -35,37 +42,61 @@ class RowNorm(_InstanceNorm):
             statistics; None averages over all calls.
         affine: learn ``weight`` and ``bias``.
         track_running_stats: keep ``running_mean`` and ``running_var``.
+        bn_eval: normalize with the running statistics, and leave them
+            alone, while training too.
         device, dtype: of parameters and buffers.
 
     Attributes:
+        norm_type: what a config calls it.
         statistics: names of what is mixed, in the order of the ratios.
-        bn_eval: normalizes with running statistics while training too.
+        measures: batch average is at work: the training forward normalizes
+            with the batch's moments and tracks them, whatever it does else.
         hard_ratios: its ratios are fixed, and one-hot.
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
         can_rectify: whether :meth:`normalize` heeds that.
+        needs_hook: the Runner's hook without which training does not work.
         is_synchronized: whether the batch may be that of several processes.
         initial: value of each tensor, by name, in a new layer.
+        ratio_tensors: names in a state dict of what ratios follow from, by
+            :meth:`ratios_of`, where that is not SN's ``mean_weight`` and
+            ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
+        options: default of each argument that the layer's text shows where
+            it is another.
+        public_names: names of tensors in the state dicts of the method's
+            public code, and ours: both are loaded.
 
     Raises:
-        TypeError, ValueError: if ``num_features`` is no positive int; in
+        TypeError, ValueError: if ``num_features`` is no positive int, or
+            ``bn_eval`` has no running statistics to normalize with; in
             forward, for an input of another rank, channel count or dtype,
-            and for parameters or buffers of another length than C.
+            and for parameters or buffers of another shape.
     """
 
     # without annotations, which torch.jit.script would read
+    norm_type = ''
     statistics = ()
     bn_eval = False
+    measures = False
     hard_ratios = False
+    needs_hook = None
     is_synchronized = False
     rectifies = False
     can_rectify = False
     initial = {}
+    ratio_tensors = ()
     settings = ()
+    options = dict(bn_eval=False)
+    public_names = {}
     _ranks = None  # any from 2 on
-    __jit_unused_properties__ = ['uses_batch_statistics']
+    _has_spoken = False  # of its caveat
+    __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)
 
     def __init__(
         self,
@@ -74,10 +105,17 @@ class RowNorm(_InstanceNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        bn_eval: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         check_count('num_features', num_features)
+        if bn_eval and not track_running_stats:
+            raise ValueError(
+                'bn_eval=True normalizes with running statistics, which this '
+                f'{type(self).__name__} does not keep: set '
+                'track_running_stats=True, or leave bn_eval out'
+            )
         super().__init__(
             num_features,
             eps,
@@ -87,6 +125,7 @@ class RowNorm(_InstanceNorm):
             device=device,
             dtype=dtype,
         )
+        self.bn_eval = bn_eval
 
     @called_from_script
     def forward(self, input: Tensor) -> Tensor:
@@ -98,6 +137,9 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
+        check_matrices(self, input)
+        if self.training and not self._has_spoken:
+            self._speak()
         try:
             return self.normalize(input)
         except Exception as error:
@@ -112,6 +154,15 @@ class RowNorm(_InstanceNorm):
         """What torch.jit.script calls before it compiles a model."""
         prepare_to_script(self)
         return self
+
+    def add_parameter(self, name: str, *shape: int, like: Tensor) -> None:
+        """Register a parameter, for :meth:`reset_parameters` to fill.
+
+        Args:
+            like: a tensor of the device and dtype that it is to have.
+        """
+        empty = torch.empty(shape, device=like.device, dtype=like.dtype)
+        self.register_parameter(name, nn.Parameter(empty))
 
     def reset_parameters(self) -> None:
         """Parameters and buffers as in a new layer."""
@@ -128,6 +179,26 @@ class RowNorm(_InstanceNorm):
         """Whether BN's statistics are among those that it normalizes with."""
         return False
 
+    @property
+    def takes_batch(self) -> bool:
+        """Whether training normalizes with moments of its batch."""
+        return self.uses_batch_statistics and not self.bn_eval
+
+    def inference_moments(self) -> tuple[Tensor, Tensor] | None:
+        """What evaluation normalizes any input with, mean and variance (C,).
+
+        With ``weight``, ``bias`` and ``eps`` it is then a constant map of
+        each channel, which can be folded. None where it depends on x.
+        """
+        return None
+
+    def native_norm(self) -> nn.Module | None:
+        """A layer of PyTorch that computes the same in evaluation, if any.
+
+        It shares ``weight`` and ``bias``.
+        """
+        return None
+
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
         return True
@@ -135,6 +206,11 @@ class RowNorm(_InstanceNorm):
     def ratios(self) -> dict[str, Tensor]:
         """Shares of the statistics in 'mean' and 'var', (K,) or (G, K)."""
         return {}
+
+    @classmethod
+    def ratios_of(cls, *tensors: Tensor) -> dict[str, Tensor]:
+        """:meth:`ratios`, of the ``ratio_tensors`` of a state dict."""
+        raise NotImplementedError
 
     def choices(self) -> dict[str, tuple[str, ...]] | None:
         """The statistics that mean and variance use alone, if they do."""
@@ -147,6 +223,74 @@ class RowNorm(_InstanceNorm):
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def caveat(self) -> str | None:
+        """What a layer that was built like this one is not, if anything.
+
+        A training says so once, and so does print_norms.
+        """
+        return None
+
+    def _speak(self) -> None:
+        self._has_spoken = True
+        text = self.caveat()
+        if text is not None and text not in _SPOKEN:
+            _SPOKEN.add(text)
+            warnings.warn(text, stacklevel=5)
+
+    def constant_map(self, x: Tensor) -> Tensor:
+        """The output of ``inference_moments``: x is not read for moments."""
+        mean, var = self.inference_moments()
+        y = nn.functional.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=self.eps
+        )
+        return y.relu_() if self.rectifies else y
+
+    def suits_constant_map(self, x: Tensor) -> bool:
+        """Whether PyTorch's batch norm takes x and the layer's tensors."""
+        own = (*self.inference_moments(), self.weight, self.bias)
+        return x.layout is torch.strided and all(
+            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
+        )
+
+    # -- statistics of the batch ------------------------------------------
+    def running_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Running mean and variance (C,), where the mode takes them.
+
+        None: the batch's moments are to be taken.
+        """
+        if not self.track_running_stats:
+            return None
+        if self.training and not self.bn_eval:
+            return None
+        return tuple(
+            t.detach() if t.requires_grad else t
+            for t in (self.running_mean, self.running_var)
+        )
+
+    def track(self, x: Tensor, batch: Tensor) -> None:
+        """Move the running statistics, in training, towards the batch's.
+
+        Args:
+            x: the input.
+            batch: what :func:`sn_mm.functional.statistics.batch_extra` made
+                of its moments.
+        """
+        if not (self.training and self.track_running_stats):
+            return
+        if batch.shape[0] == 2 and not x.numel():
+            return  # not synchronized, so nobody else has data
+        update_running(
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            batch.detach(),
+            self.momentum,
+        )
+
+    def resolved_group(self):
+        """The process group whose batch counts as one; None: no group."""
+        return None
 
     # -- checks -----------------------------------------------------------
     def check_input(self, x: Tensor) -> None:
@@ -174,19 +318,39 @@ class RowNorm(_InstanceNorm):
             )
 
     def check_state(self) -> None:
-        """Raise an error that names a parameter or buffer of other length.
+        """Raise an error that names a parameter or buffer of other shape.
 
         Pruning tools leave such layers; no kernel may read past their ends.
         """
         channels = self.num_features
+        own_shapes = self.shapes()
+        for name, wanted in own_shapes.items():
+            t = getattr(self, name)
+            if t is not None and tuple(t.shape) != wanted:
+                self._refuse_shape(name, t, wanted)
         for tensors, names in (
             (self._parameters, ('weight', 'bias')),
             (self._buffers, ('running_mean', 'running_var')),
         ):
             for name in names:
                 t = tensors.get(name)
-                if t is not None and t.numel() != channels:
+                if name in own_shapes or t is None:
+                    continue
+                if t.numel() != channels:
                     self._refuse_shape(name, t, (channels,))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that are not (C,), by name."""
+        return {}
+
+    def extra_repr(self) -> str:
+        """The arguments that make this layer."""
+        text = super().extra_repr()
+        for name, default in self.options.items():
+            value = getattr(self, name)
+            if value != default:
+                text += f', {name}={value}'
+        return text
 
     def _refuse_shape(self, name: str, t: Tensor, wanted: tuple) -> None:
         raise ValueError(
@@ -205,6 +369,24 @@ class RowNorm(_InstanceNorm):
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
     # -- state dicts ------------------------------------------------------
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
+    ) -> None:
+        """Refuse a state dict of another layer, before anything is loaded.
+
+        Args:
+            prefix: of the layer's keys in ``state_dict``.
+            errors: texts put here become torch's error about the model.
+
+        Raises:
+            CheckpointError: if the layer would compute another function.
+        """
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Heed what a state dict brought; tensors that fit are loaded."""
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         state.write_settings(self, destination, prefix)
@@ -219,8 +401,9 @@ class RowNorm(_InstanceNorm):
         unexpected_keys,
         error_msgs,
     ) -> None:
+        self.check_loading(state_dict, prefix, error_msgs)
         state.check_settings(self, prefix, local_metadata)
-        state.flatten_public(self, state_dict, prefix)
+        state.take_public(self, state_dict, prefix)
         # _InstanceNorm's own loader refuses running statistics without
         # version metadata; here they are plain unexpected keys.
         super(_InstanceNorm, self)._load_from_state_dict(
@@ -232,3 +415,4 @@ class RowNorm(_InstanceNorm):
             unexpected_keys,
             error_msgs,
         )
+        self.after_loading(state_dict, prefix)

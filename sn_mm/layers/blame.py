@@ -29,14 +29,27 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
     own = [*layer._buffers.items(), *layer._parameters.items()]
     for find in (_oddity, _why_not_written)[: 1 + layer.training]:
         for name, t in own:
-            reason = None if t is None else find(name, t, x)
+            reason = None if t is None else find(name, t, x, layer)
             if reason is not None:
                 raise ValueError(
                     f'{name} of this {type(layer).__name__} {reason}'
                 ) from error
 
 
-def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
+def check_matrices(layer: nn.Module, x: Tensor) -> None:
+    """Raise where a tensor of a shape of its own is odd.
+
+    Beforehand: products with such a one may fail in backward alone, where
+    nobody can tell whose tensor it was.
+    """
+    for name in layer.shapes():
+        t = getattr(layer, name)
+        reason = None if t is None else _oddity(name, t, x, layer)
+        if reason is not None:
+            raise ValueError(f'{name} of this {type(layer).__name__} {reason}')
+
+
+def _oddity(name: str, t: Tensor, x: Tensor, layer: nn.Module) -> str | None:
     if t.device != x.device:
         return (
             f'is on {t.device}, but the input is on {x.device}: move the '
@@ -44,12 +57,15 @@ def _oddity(name: str, t: Tensor, x: Tensor) -> str | None:
         )
     if t.layout is not torch.strided:
         return f'has the layout {t.layout}: convert it with .to_dense()'
-    if name in ONE_FOR_EACH_CHANNEL and t.dim() != 1:
+    rows = name in ONE_FOR_EACH_CHANNEL and name not in layer.shapes()
+    if rows and t.dim() != 1:
         return f'has shape {tuple(t.shape)}: use .flatten()'
     return None
 
 
-def _why_not_written(name: str, t: Tensor, x: Tensor) -> str | None:
+def _why_not_written(
+    name: str, t: Tensor, x: Tensor, layer: nn.Module
+) -> str | None:
     """Why a layer in training cannot write to this tensor."""
     stands_for_several = any(
         stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape)

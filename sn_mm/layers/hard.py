@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
-RATIOS = ('mean_weight', 'var_weight')
+RATIO_PARAMETERS = ('mean_weight', 'var_weight')
 # exp(-1e4) is 0 in every dtype, and the value fits float16. Unlike -inf it
 # survives what moves weights: averaging, decay, differences.
 NEVER = -1e4
@@ -54,7 +54,7 @@ class HardRatios:
     def harden_(self) -> None:
         """Fix each moment's largest ratio at 1 and the others at 0."""
         chosen = set()
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             weight = getattr(self, name)
             hard = self._hard_weight(weight.detach())
             self._fix_ratio(name, hard)
@@ -90,7 +90,7 @@ class HardRatios:
 
     def _await_choice(self) -> None:
         """Ratios as buffers, to be chosen when weights are loaded."""
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             self._fix_ratio(name, getattr(self, name).detach())
         self.hard_ratios = True
 
@@ -100,7 +100,7 @@ class HardRatios:
         Ratios that are all equal are a new layer's: whoever saved it had not
         chosen, and computed with equal shares.
         """
-        weights = [getattr(self, name) for name in RATIOS]
+        weights = [getattr(self, name) for name in RATIO_PARAMETERS]
         several = weights[0].shape[-1] > 1
         if several and all(bool((w == w[..., :1]).all()) for w in weights):
             self._choice = None

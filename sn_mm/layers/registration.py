@@ -11,6 +11,8 @@ from mmengine.registry import MODELS
 def register_norm(*names: str) -> Callable[[type], type]:
     """Register a layer in mmengine's root registry, for every toolbox.
 
+    The first name becomes the layer's ``norm_type``.
+
     Args:
         names: what ``norm_cfg=dict(type=...)`` calls it; the last one is
             nobody else's.
@@ -29,6 +31,7 @@ def register_norm(*names: str) -> Callable[[type], type]:
                     f'calls its own layer {names[-1]!r} too'
                 )
         MODELS.register_module(name=list(names), module=cls, force=True)
+        cls.norm_type = names[0]
         return cls
 
     return register

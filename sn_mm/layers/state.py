@@ -54,21 +54,21 @@ def _same(own, saved) -> bool:
     return own == saved
 
 
-def flatten_public(layer: nn.Module, state_dict, prefix: str) -> None:
-    """The public code's layout, in place, to ours.
+def take_public(layer: nn.Module, state_dict, prefix: str) -> None:
+    """The layout of a method's public code, in place, to ours.
 
-    (1, C, 1, 1) affine parameters, (1, C, 1) running statistics, and no
-    ``num_batches_tracked``.
+    Other names; axes of length 1, such as (1, C, 1, 1) affine parameters and
+    (1, C, 1) running statistics; one row where the layer has several, such
+    as the affine pair of a BN; and no ``num_batches_tracked``.
     """
-    for name in ONE_FOR_EACH_CHANNEL:
+    for public, own in layer.public_names.items():
+        if prefix + public in state_dict:
+            state_dict[prefix + own] = state_dict.pop(prefix + public)
+    shapes = {name: (layer.num_features,) for name in ONE_FOR_EACH_CHANNEL}
+    for name, shape in {**shapes, **layer.shapes()}.items():
         value = state_dict.get(prefix + name)
-        if (
-            isinstance(value, Tensor)
-            and value.dim() > 1
-            and value.shape[0] == 1
-            and value.numel() == value.shape[1]
-        ):
-            state_dict[prefix + name] = value.reshape(-1)
+        if isinstance(value, Tensor) and tuple(value.shape) != shape:
+            state_dict[prefix + name] = as_shaped(value, shape)
     count = prefix + 'num_batches_tracked'
     if (
         layer.track_running_stats
@@ -76,3 +76,21 @@ def flatten_public(layer: nn.Module, state_dict, prefix: str) -> None:
         and prefix + 'running_mean' in state_dict
     ):
         state_dict[count] = torch.zeros_like(layer.num_batches_tracked)
+
+
+def as_shaped(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``value`` in a shape that means the same, or as it is.
+
+    Args:
+        shape: axes of length 1 more or less; or rows, each of which is to
+            be ``value``.
+    """
+    if _without_ones(value.shape) == _without_ones(shape):
+        return value.reshape(shape)
+    if len(shape) == 2 and tuple(value.shape) == shape[1:]:
+        return value.expand(shape).clone()
+    return value
+
+
+def _without_ones(shape) -> list[int]:
+    return [size for size in shape if size != 1]

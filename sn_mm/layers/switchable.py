@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.functional import STATISTICS, SwitchRule, normalize_rows
-from sn_mm.functional.running import update_running
 from sn_mm.utils.errors import CheckpointError
 
 from .arguments import (
@@ -21,7 +20,7 @@ from .arguments import (
     warn_of_momentum,
 )
 from .base import RowNorm
-from .hard import NEVER, RATIOS, HardRatios, pick_ratios
+from .hard import NEVER, RATIO_PARAMETERS, HardRatios, pick_ratios
 from .registration import register_norm
 
 
@@ -86,6 +85,9 @@ class SwitchNorm(HardRatios, RowNorm):
     can_rectify = True
     initial = dict(mean_weight=1, var_weight=1)
     settings = ('statistics', 'num_groups', 'unbiased', 'eps')
+    options = dict(
+        unbiased=False, bn_eval=False, ratio_groups=1, hard_ratios=False
+    )
 
     def __new__(cls, *args, **kwargs):
         refuse_public_arguments(kwargs)
@@ -109,25 +111,27 @@ class SwitchNorm(HardRatios, RowNorm):
     ) -> None:
         statistics = check_names('statistics', statistics, STATISTICS)
         tracks = track_running_stats and 'bn' in statistics
-        warn_of_momentum(momentum)
-        super().__init__(
-            num_features, eps, momentum, affine, tracks, device, dtype
-        )
-        if 'gn' in statistics:
-            check_divides('num_groups', num_groups, num_features)
-        check_divides('ratio_groups', ratio_groups, num_features)
         if bn_eval and not tracks:
             raise ValueError(
                 f'bn_eval=True needs running BN statistics, but statistics='
                 f'{statistics} and track_running_stats={track_running_stats}; '
                 "include 'bn' and track, or leave bn_eval out"
             )
+        warn_of_momentum(momentum)
+        super().__init__(
+            *(num_features, eps, momentum, affine, tracks),
+            bn_eval=bn_eval,
+            device=device,
+            dtype=dtype,
+        )
+        if 'gn' in statistics:
+            check_divides('num_groups', num_groups, num_features)
+        check_divides('ratio_groups', ratio_groups, num_features)
         self.statistics = statistics
         self.unbiased = unbiased
-        self.bn_eval = bn_eval
         self.num_groups = num_groups
         self.ratio_groups = ratio_groups
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             ones = torch.ones(self._ratio_shape(), device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(ones))
         if hard_ratios:
@@ -141,9 +145,9 @@ class SwitchNorm(HardRatios, RowNorm):
         if len(used) < len(names):
             names = tuple(names[i] for i in used)
         self._warn_single_position(x, names)
-        running = self._running_moments()
+        running = self.running_moments()
         if self._is_constant(x, names, running):
-            return self._constant(x)
+            return self.constant_map(x)
         rule = SwitchRule(
             names,
             self.eps,
@@ -151,21 +155,25 @@ class SwitchNorm(HardRatios, RowNorm):
             num_groups=self.num_groups,
             softmax=self._softmax,
             running=running,
-            process_group=self._process_group(),
+            process_group=self.resolved_group(),
         )
         mean_weight, var_weight = (
             pick_ratios(w, used) for w in self._ratio_weights(x)
         )
         own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
-            *(x, rule, mean_weight, var_weight, own['weight'], own['bias']),
+            x,
+            rule,
+            mean_weight,
+            var_weight,
+            own['weight'],
+            own['bias'],
             relu=self.rectifies,
         )
         if not isinstance(result, tuple):
             return result
         y, batch = result
-        if self.training and self.track_running_stats:
-            self._track(x, batch.detach())
+        self.track(x, batch)
         return y
 
     @property
@@ -176,6 +184,15 @@ class SwitchNorm(HardRatios, RowNorm):
     def uses_setting(self, name: str) -> bool:
         """Whether the output depends on one of ``settings``."""
         return name != 'num_groups' or 'gn' in self.statistics
+
+    def inference_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Running statistics, where 'bn' alone is in use for both moments."""
+        choices = self.choices()
+        if not (choices and self.track_running_stats):
+            return None
+        if any(n != 'bn' for names in choices.values() for n in names):
+            return None
+        return self.running_mean, self.running_var
 
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose: softmaxed, detached, shaped as the logits."""
@@ -202,7 +219,7 @@ class SwitchNorm(HardRatios, RowNorm):
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         wanted = self._ratio_shape()
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             t = getattr(self, name)
             if t.shape != wanted:
                 raise ValueError(
@@ -216,20 +233,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
-        text = (
-            f'{self.num_features}, eps={self.eps}, '
-            f'momentum={self.momentum}, affine={self.affine}, '
-            f'track_running_stats={self.track_running_stats}, '
-            f'statistics={self.statistics}'
-        )
-        for name, default in (
-            ('unbiased', False),
-            ('bn_eval', False),
-            ('ratio_groups', 1),
-            ('hard_ratios', False),
-        ):
-            if getattr(self, name) != default:
-                text += f', {name}={getattr(self, name)}'
+        text = f'{super().extra_repr()}, statistics={self.statistics}'
         if 'gn' in self.statistics:
             text += f', num_groups={self.num_groups}'
         return text
@@ -244,21 +248,6 @@ class SwitchNorm(HardRatios, RowNorm):
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean_weight, self.var_weight
 
-    def _process_group(self):
-        """The group whose batch counts as one; None: this process's."""
-        return None
-
-    def _running_moments(self) -> tuple[Tensor, Tensor] | None:
-        """What 'bn' takes in the current mode; None: the batch's moments."""
-        if not self.track_running_stats:
-            return None
-        if self.training and not self.bn_eval:
-            return None
-        return tuple(
-            t.detach() if t.requires_grad else t
-            for t in (self.running_mean, self.running_var)
-        )
-
     def _is_constant(
         self,
         x: Tensor,
@@ -268,30 +257,6 @@ class SwitchNorm(HardRatios, RowNorm):
         """Whether a hard choice leaves a map that is the same for any x."""
         alone = self._choice is not None and names == ('bn',)
         return alone and running is not None and x.dtype == running[0].dtype
-
-    def _constant(self, x: Tensor) -> Tensor:
-        """Running statistics alone: x need not be read for moments."""
-        y = nn.functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-        )
-        return y.relu_() if self.rectifies else y
-
-    def _track(self, x: Tensor, batch: Tensor) -> None:
-        """Move the running statistics towards the batch's."""
-        if batch.shape[0] == 2 and not x.numel():
-            return  # not synchronized, so nobody else has data
-        update_running(
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            batch,
-            self.momentum,
-        )
 
     def _warn_single_position(self, x: Tensor, names: tuple[str, ...]) -> None:
         drops = 'in' in names and len(names) > 1
@@ -306,18 +271,12 @@ class SwitchNorm(HardRatios, RowNorm):
         )
 
     # -- checkpoints -----------------------------------------------------
-    def _load_from_state_dict(
-        self,
-        state_dict,
-        prefix,
-        local_metadata,
-        strict,
-        missing_keys,
-        unexpected_keys,
-        error_msgs,
+    def check_loading(
+        self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
     ) -> None:
+        """Refuse another norm's state, and ratios of other statistics."""
         shape = self._ratio_shape()
-        given = [state_dict.get(prefix + name) for name in RATIOS]
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
         if prefix + 'weight' in state_dict and given == [None, None]:
             raise CheckpointError(
                 f'{prefix}weight comes without {prefix}mean_weight and '
@@ -326,24 +285,22 @@ class SwitchNorm(HardRatios, RowNorm):
                 "front of their file's name, in init_cfg, load_from or "
                 'sn_mm.load_pretrained'
             )
-        for name, value in zip(RATIOS, given):
+        for name, value in zip(RATIO_PARAMETERS, given):
             if value is not None and tuple(value.shape) != shape:
-                error_msgs.append(
+                errors.append(
                     f'{prefix}{name} has shape {tuple(value.shape)}, but this '
                     f'layer has statistics={self.statistics}, ratio_groups='
                     f'{self.ratio_groups} and needs {shape}: set statistics '
                     "in norm_cfg to the checkpoint's (three ratios: "
                     "('in', 'ln', 'bn'), two: ('in', 'ln'))"
                 )
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
+
+    def after_loading(
+        self, state_dict: dict[str, Tensor], prefix: str
+    ) -> None:
+        """Choose by the ratios that were loaded, if they are to be hard."""
+        given = [state_dict.get(prefix + name) for name in RATIO_PARAMETERS]
+        shape = self._ratio_shape()
         fit = all(t is not None and tuple(t.shape) == shape for t in given)
         if self.hard_ratios and fit:
             self.choose_()

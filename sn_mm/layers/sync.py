@@ -41,6 +41,7 @@ class Synchronized:
         'process_group',
         'sync_group',
         'uses_batch_statistics',
+        'takes_batch',
     ]
 
     def __init__(
@@ -76,7 +77,7 @@ class Synchronized:
     @called_from_script
     def forward(self, input: Tensor) -> Tensor:
         """Normalize input (N, C, *spatial); same shape, dtype, layout."""
-        if self._process_group() is None:
+        if self.resolved_group() is None:
             return RowNorm.forward(self, input)
         return _uncompiled_forward()(self, input)
 
@@ -89,10 +90,9 @@ class Synchronized:
                 text += f', {name}={value!r}'
         return text
 
-    def _process_group(self) -> dist.ProcessGroup | None:
+    def resolved_group(self) -> dist.ProcessGroup | None:
         """The group to synchronize with in the current mode, if any."""
-        takes_batch = self.training and not self.bn_eval
-        if takes_batch and self.uses_batch_statistics:
+        if self.training and self.takes_batch:
             return self._group.resolve()
         return None
 

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import importlib
-
 from torch import nn
 
-_TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
+from .derived import register
 
 
 class CeilPool:
-    """A stem that pools without padding and rounds up.
+    """The toolbox's ResNet with a stem that pools without padding.
 
-    The output is as large as with the usual padding of 1, its windows lie
-    one pixel further to the right and to the bottom.
+    It rounds up: the output is as large as with the usual padding of 1, its
+    windows lie one pixel further to the right and to the bottom.
     """
 
     def _make_stem_layer(self, *args, **kwargs) -> None:
@@ -22,17 +20,4 @@ class CeilPool:
         self.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
 
 
-def _register(toolbox: str) -> None:
-    """SSNResNet in the registry of a toolbox, if that can be imported."""
-    try:
-        base = importlib.import_module(f'{toolbox}.models.backbones').ResNet
-        registry = importlib.import_module(f'{toolbox}.registry').MODELS
-    except (ImportError, AssertionError):  # absent, or of another version
-        return
-    doc = f"{toolbox}'s ResNet with the stem of the public SSN models."
-    made = type('SSNResNet', (CeilPool, base), {'__doc__': doc})
-    registry.register_module(name='SSNResNet', module=made)
-
-
-for _toolbox in _TOOLBOXES:
-    _register(_toolbox)
+register('SSNResNet', CeilPool)

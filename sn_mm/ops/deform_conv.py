@@ -30,9 +30,15 @@ def deform_conv_forward(
 
 
 def deform_conv_backward_input(
-    input, offset, grad_output, grad_input, grad_offset, weight, columns,
+    input,
+    offset,
+    grad_output,
+    grad_input,
+    grad_offset,
+    weight,
+    columns,
     **numbers,
-) -> None:  # fmt: skip
+) -> None:
     """Fill the gradients of the input and of the offsets."""
     options = _Options.plain(numbers)
     fill_gradients(
@@ -60,9 +66,17 @@ def deform_conv_backward_parameters(
 
 
 def modulated_deform_conv_forward(
-    input, weight, bias, ones, offset, mask, output, columns, with_bias,
+    input,
+    weight,
+    bias,
+    ones,
+    offset,
+    mask,
+    output,
+    columns,
+    with_bias,
     **numbers,
-) -> None:  # fmt: skip
+) -> None:
     """Fill ``output``; ``bias`` is read with ``with_bias`` only."""
     options = _Options.modulated(numbers)
     bias = bias if with_bias else None
@@ -70,9 +84,22 @@ def modulated_deform_conv_forward(
 
 
 def modulated_deform_conv_backward(
-    input, weight, bias, ones, offset, mask, columns, grad_input, grad_weight,
-    grad_bias, grad_offset, grad_mask, grad_output, with_bias, **numbers,
-) -> None:  # fmt: skip
+    input,
+    weight,
+    bias,
+    ones,
+    offset,
+    mask,
+    columns,
+    grad_input,
+    grad_weight,
+    grad_bias,
+    grad_offset,
+    grad_mask,
+    grad_output,
+    with_bias,
+    **numbers,
+) -> None:
     """Fill all gradients; ``grad_bias`` with ``with_bias`` only."""
     options = _Options.modulated(numbers)
     inputs = (input, offset, weight, mask)

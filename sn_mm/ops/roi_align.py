@@ -106,10 +106,15 @@ def roi_align_backward(
     if library is not None:
         grad_input.copy_(
             library._roi_align_backward(
-                grad, rois, spatial_scale, *bins, *shape, sampling_ratio,
+                grad,
+                rois,
+                spatial_scale,
+                *bins,
+                *shape,
+                sampling_ratio,
                 aligned,
             )
-        )  # fmt: skip
+        )
         return
     geometry = measure(
         rois, len(grad_input), bins, spatial_scale, sampling_ratio, aligned

@@ -13,11 +13,12 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.sync_bn`: torch's and mmengine's ``convert_sync_batchnorm``.
 - :mod:`.filled_models`: mmengine's copying of state dicts into models.
 - :mod:`.own_configs`: where mmengine's configs find a base of sn_mm's.
-- :mod:`.foreign_norms`: the same, for state dicts of other norms.
+- :mod:`.foreign_norms`: the same, for state dicts of other norms; and
+  ``val`` and ``test`` of mmengine's Runner.
+- :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
-- :mod:`.start_watch`: the hooks of mmengine's Runner.
-- :mod:`.radius_watch`: the hooks of mmengine's Runner.
+- :mod:`.runner_hooks`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
 Two more are made by whoever needs them: :mod:`.metafiles`, by what reads many
@@ -26,16 +27,16 @@ configs, and :mod:`.cpu_processes`, while a Runner is built.
 
 import sn_mm_ops
 
+from .buffers_before_saving import sync_before_saving
 from .filled_models import fill_models
-from .foreign_norms import watch_loading
+from .foreign_norms import refuse_in_tests, watch_loading
 from .fusion import refuse_fusion
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
-from .radius_watch import watch_radius
-from .start_watch import watch_starts
+from .runner_hooks import watch_runners
 from .sync_bn import watch_sync_bn
 
 
@@ -49,10 +50,11 @@ def apply() -> None:
     watch_sync_bn()
     fill_models()
     watch_loading()
+    refuse_in_tests()
+    sync_before_saving()
     refuse_fusion()
     register_pretrained()
-    watch_starts()
-    watch_radius()
+    watch_runners()
 
 
 __all__ = [
@@ -61,11 +63,12 @@ __all__ = [
     'name_onedl_packages',
     'read_own_configs',
     'refuse_fusion',
+    'refuse_in_tests',
     'register_local_loader',
     'register_pretrained',
     'restore_in1d',
+    'sync_before_saving',
     'watch_loading',
-    'watch_starts',
-    'watch_radius',
+    'watch_runners',
     'watch_sync_bn',
 ]

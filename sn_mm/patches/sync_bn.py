@@ -22,6 +22,7 @@ from weakref import WeakSet
 
 from mmengine.logging import print_log
 from mmengine.model import utils as mmengine_model_utils
+from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.layers import RowNorm
@@ -68,26 +69,35 @@ def tell_about_sync_sn(model: nn.Module) -> int:
     ]
     if layers:
         _told.update(m for _, m in layers)
+        kind = layers[0][1].norm_type
         print_log(
-            f'sync_bn converts batch norms only: {len(layers)} SN '
+            f'sync_bn converts batch norms only: {len(layers)} {kind} '
             f"layer(s) of {type(model).__name__} ('{layers[0][0]}', ...) are "
-            'left as they are, with BN statistics of each process alone. To '
-            "synchronize them, set norm_cfg = dict(type='SyncSN') in the "
-            "config, or call sn_mm.convert_norm(model, 'SyncSN'); "
-            'checkpoints of both are interchangeable.',
+            'left as they are, with BN statistics of each process alone'
+            + _advice(kind),
             logger='current',
             level=logging.WARNING,
         )
     return len(layers)
 
 
+def _advice(kind: str) -> str:
+    """How to synchronize layers of this type, if it can be done."""
+    if f'Sync{kind}' not in MODELS.module_dict:
+        return '.'
+    return (
+        f". To synchronize them, set norm_cfg = dict(type='Sync{kind}') in "
+        f"the config, or call sn_mm.convert_norm(model, 'Sync{kind}'); "
+        'checkpoints of both are interchangeable.'
+    )
+
+
 def _is_local(module: nn.Module) -> bool:
     """Whether BN statistics are taken, over this process's batch alone."""
     return (
         isinstance(module, RowNorm)
-        and module.uses_batch_statistics
+        and module.takes_batch
         and not module.is_synchronized
-        and not module.bn_eval
     )
 
 

@@ -56,13 +56,13 @@ class MomentAverage:
         self.between += step * (before * (mean - self.mean) - self.between)
 
     def flat(self) -> Tensor:
-        """(1 + 3 C,), for :func:`merge`: one tensor to communicate."""
+        """(1 + 3 C,), for :func:`merge_averages`: one tensor to gather."""
         return torch.cat(
             [self.count.view(1), self.mean, self.var, self.between]
         )
 
 
-def merge(
+def merge_averages(
     parts: Sequence[Tensor], second_moment: bool = False
 ) -> tuple[float, Tensor, Tensor]:
     """Averages over the batches of all parts.

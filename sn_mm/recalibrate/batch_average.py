@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names, progress_bar, unwrapped
 
-from .averages import MomentAverage, merge
+from .averages import MomentAverage, merge_averages
 from .fresh_loader import fresh_loader
 from .restored import restored, restored_random_state
 
@@ -98,7 +98,7 @@ def update_batch_average(
             no more; None for all (of a DataLoader, ``len(data)``).
         include_bn: also the statistics of BatchNorm and SyncBN.
         second_moment: average E[x^2] instead of the variance, as the public
-            code does; see :func:`sn_mm.recalibrate.averages.merge`.
+            code does; see :func:`sn_mm.recalibrate.averages.merge_averages`.
         progress: show a bar, in the first process's terminal.
         context: makes what each forward runs in, such as autocast.
 
@@ -171,8 +171,8 @@ def find_averaged(
         include_bn: also BatchNorm and SyncBN.
 
     Returns:
-        The layers that track BN statistics of the batch, by name; and the
-        names of those that have BN statistics, but other ones, with why.
+        The layers that track BN statistics of the batch, by name; and why
+        the others that have BN statistics keep theirs, by name.
 
     Raises:
         ValueError: if the model has no layer of these kinds.
@@ -210,13 +210,15 @@ def _observed(
     """Averages, by layer, of the moments of all calls that happen inside.
 
     With momentum 1 the running statistics are those of the last call: each
-    layer's own training forward says what they are. The caller puts the
-    layers back.
+    layer's own training forward says what they are. Layers whose training
+    forward takes other moments than the batch's are told that they are
+    measured. The caller puts the layers back.
     """
     averages, handles = {}, []
     try:
         for name, layer in layers.items():
             layer.momentum = 1.0
+            layer.measures = True
             # a NaN from before would outlive a weight of 0
             layer.running_mean.zero_()
             layer.running_var.zero_()
@@ -322,6 +324,6 @@ def _merged(
     sizes = [f.numel() for f in flat]
     by_layer = zip(*(part.split(sizes) for part in parts))
     return {
-        name: merge(layer, second_moment)
+        name: merge_averages(layer, second_moment)
         for name, layer in zip(averages, by_layer)
     }

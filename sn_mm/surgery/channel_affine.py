@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sn_mm.layers import RowNorm
+
 
 class ChannelAffine(nn.Module):
     r"""y = weight (x - mean) / sqrt(var + eps) + bias, of given numbers.
@@ -37,11 +39,12 @@ class ChannelAffine(nn.Module):
         self.eps = eps
 
     @classmethod
-    def of(cls, norm: nn.Module) -> ChannelAffine:
-        """What a norm with running statistics does in evaluation."""
+    def from_norm(cls, norm: RowNorm) -> ChannelAffine:
+        """What a norm does in evaluation that has ``inference_moments``."""
+        mean, var = norm.inference_moments()
         return cls(
-            norm.running_mean,
-            norm.running_var,
+            mean,
+            var,
             norm.weight,
             norm.bias,
             norm.eps,

@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from sn_mm.anatomy.components import Components, select
+from sn_mm.anatomy.components import Components, in_components
 from sn_mm.anatomy.norms import (
     Rules,
     dimension,
@@ -26,10 +26,12 @@ from sn_mm.anatomy.norms import (
     num_channels,
 )
 from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
 
 from .frozen import keep_function, takes_over
 from .place import axes_at
+from .replace import HOOKS, replace_modules
 
 # Arguments that the new layer takes from the old one, where both have them.
 _SETTINGS = (
@@ -46,22 +48,11 @@ _SETTINGS = (
 )
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
-_RATIOS = ('mean_weight', 'var_weight')
 _CONFIG_HINT = (
     '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
     "'ConvertNorm', of=TYPE, norm_cfg=...) in the config instead "
     '(docs/configs.md)'
-)
-_HOOKS = (
-    '_forward_hooks',
-    '_forward_hooks_with_kwargs',
-    '_forward_hooks_always_called',
-    '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-    '_backward_hooks',
-    '_backward_pre_hooks',
-    '_is_full_backward_hook',
 )
 
 
@@ -138,7 +129,7 @@ def swap_norms(
     cfg = _checked(cfg)
     _check_unwrapped(model)
     norms = find_norms(model, include, exclude)
-    chosen = select(model, list(norms), components)
+    chosen = in_components(model, list(norms), components)
     norms = {name: norms[name] for name in chosen}
     targets = {name: _target(m, name, model, cfg) for name, m in norms.items()}
     # All are built before the first is replaced: errors change nothing.
@@ -156,7 +147,7 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
-    model = _replace(model, replaced)
+    model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
     return model
@@ -180,6 +171,14 @@ def _check_unwrapped(model: nn.Module) -> None:
                 f'the model is wrapped in {type(module).__name__}, which '
                 'would not synchronize new parameters; convert it before'
             )
+
+
+def _own_types() -> list[str]:
+    return sorted(
+        name
+        for name, cls in MODELS.module_dict.items()
+        if inspect.isclass(cls) and issubclass(cls, RowNorm)
+    )
 
 
 def _norm_class(kind: Any) -> type | None:
@@ -207,8 +206,8 @@ def _target(
         cls = _norm_class(kind)
     if cls is None:
         raise KeyError(
-            f'norm type {kind!r} is not registered; sn_mm has SN, SN1d, SN2d, '
-            'SN3d and SyncSN, mmcv has BN, SyncBN, GN and IN'
+            f'norm type {kind!r} is not registered; sn_mm has '
+            f'{", ".join(_own_types())}, mmcv has BN, SyncBN, GN and IN'
         )
     if issubclass(cls, nn.LayerNorm) and cls.forward is nn.LayerNorm.forward:
         raise ValueError(
@@ -270,7 +269,7 @@ def _build(
         if name in own and own[name].shape == value.shape
     ]
     if not _same_logits(old, new):
-        kept = [name for name in kept if name not in _RATIOS]
+        kept = [name for name in kept if name not in RATIO_PARAMETERS]
     return new, kept
 
 
@@ -299,6 +298,7 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
     return (
         len(shapes) == 2
         and bool(shapes[0])
+        and hasattr(new, 'set_ratios_')
         and shapes[0] == shapes[1]
         and old.statistics == new.statistics
     )
@@ -306,8 +306,8 @@ def _same_ratios(old: nn.Module, new: nn.Module) -> bool:
 
 def _same_logits(old: nn.Module, new: nn.Module) -> bool:
     """... and make ratios of their parameters in the same way."""
-    sparse = hasattr(old, 'radius') == hasattr(new, 'radius')
-    return sparse and _same_ratios(old, new)
+    names, others = ({*m._parameters, *m._buffers} for m in (old, new))
+    return names == others and _same_ratios(old, new)
 
 
 def _hand_over(
@@ -318,6 +318,7 @@ def _hand_over(
     The tensors themselves: what else refers to them, an optimizer or a layer
     that shares them, goes on to do so. The same holds for handles of hooks.
     """
+    _spread_affine(old, new, kept)
     for name in kept:
         own = new._parameters if name in new._parameters else new._buffers
         value = _state(old)[name]
@@ -333,7 +334,7 @@ def _hand_over(
         keep_function(old, new)
     if frozen:
         new.requires_grad_(False)
-    for name in _HOOKS:
+    for name in HOOKS:
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
     if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
@@ -341,19 +342,14 @@ def _hand_over(
     new.train(old.training)
 
 
-def _replace(
-    model: nn.Module, replaced: dict[nn.Module, nn.Module]
-) -> nn.Module:
-    for parent in list(model.modules()):
-        changed = False
-        for name, child in parent._modules.items():
-            if child in replaced:
-                parent._modules[name] = replaced[child]
-                changed = True
-        # mmcv's ConvModule may fuse a batch norm, and asks only when told to
-        if changed and getattr(parent, 'efficient_conv_bn_eval_forward', None):
-            parent.turn_on_efficient_conv_bn_eval(True)
-    return replaced.get(model, model)
+def _spread_affine(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
+    """The old affine pair for each statistic that has one of its own."""
+    given, own = _state(old), _state(new)
+    for name in ('weight', 'bias'):
+        if name in kept or name not in given or name not in own:
+            continue
+        if given[name].shape == own[name].shape[1:]:
+            own[name].data.copy_(given[name].data.expand_as(own[name]))
 
 
 def _report(
@@ -380,11 +376,6 @@ def _report(
     text += hint if done else ''
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
-
-
-def _is_new(old: nn.Module) -> bool:
-    """Whether what takes the place of ``old`` gets its ratios there."""
-    return not isinstance(old, RowNorm)
 
 
 def _warn_of_deployment(model: nn.Module) -> None:

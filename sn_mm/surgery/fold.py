@@ -1,8 +1,10 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Models for inference: hardened SN layers become what they amount to.
+"""Models for inference: layers become what they amount to.
 
-"SN with hard ratios reduces computational runtime in inference [...] BN
-layers can be turned into linear transformation" (TPAMI 2019, Table XI, 7).
+A map of each channel, or a layer of PyTorch: SN where its ratios are hard,
+the others where they say so. "SN with hard ratios reduces computational
+runtime in inference [...] BN layers can be turned into linear transformation"
+(TPAMI 2019, Table XI, 7).
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from torch import nn
 from sn_mm.anatomy.components import component_of
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.norms import find_norms, has_ratios, is_plain_norm
+from sn_mm.anatomy.ratios import MOMENTS
 from sn_mm.anatomy.trace import NormTrace, trace_norms
-from sn_mm.layers import SN1d, SN2d, SN3d
-from sn_mm.layers.hard import RATIOS, pick_ratios
+from sn_mm.layers import RowNorm, SN1d, SN2d, SN3d
+from sn_mm.layers.hard import RATIO_PARAMETERS, pick_ratios
+from sn_mm.layers.switchable import SwitchNorm
 
 from .channel_affine import ChannelAffine
-from .convert_norm import _HOOKS, _replace
 from .fold_conv import fold_into, foldable
 from .fold_report import FoldedLayer, FoldReport
+from .replace import has_hooks, replace_modules
 
 # A smaller map in the example may be a single position on a small image, and
 # there an instance norm is another thing than SN.
@@ -37,15 +41,16 @@ _INSTANCE_NORMS = (
 
 
 def fold(model: nn.Module, size: int = 256) -> nn.Module:
-    """Replace hardened SN layers by what they compute in evaluation.
+    """Replace layers of ours by what they compute in evaluation.
 
-    BN for mean and variance goes into the convolution before it, or becomes
-    a map of each channel where none precedes or somebody else reads its
-    output; IN, LN or GN for both becomes PyTorch's layer; other pairs, and
-    what PyTorch's layers do not compute exactly (``unbiased``), stay SN with
-    the statistics in use. Which convolution a layer follows is seen in a run
-    on an example image. Outputs stay the same up to rounding. Layers keep
-    their names in the model, and layers with soft ratios stay as they are.
+    Those of SN have to be hardened; others say what they amount to. BN for
+    mean and variance goes into the convolution before it, or becomes a map of
+    each channel where none precedes or somebody else reads its output; IN, LN
+    or GN for both becomes PyTorch's layer; other pairs, and what PyTorch's
+    layers do not compute exactly (``unbiased``), stay SN with the statistics
+    in use. Which convolution a layer follows is seen in a run on an example
+    image. Outputs stay the same up to rounding. Layers keep their names in
+    the model, and layers with soft ratios stay as they are.
 
     Args:
         model: a detector, segmentor, classifier or any part; changed in
@@ -57,7 +62,7 @@ def fold(model: nn.Module, size: int = 256) -> nn.Module:
         was done is logged; :func:`fold_with_report` also returns it.
 
     Raises:
-        ValueError: if no layer has hard ratios; the model is as before.
+        ValueError: if no layer can be folded; the model is as before.
     """
     return fold_with_report(model, size)[0]
 
@@ -67,7 +72,9 @@ def fold_with_report(
 ) -> tuple[nn.Module, FoldReport]:
     """:func:`fold`, with an account of every layer."""
     layers = {
-        name: m for name, m in find_norms(model).items() if has_ratios(m)
+        name: m
+        for name, m in find_norms(model).items()
+        if has_ratios(m) or _is_fixed(m)
     }
     _check_hard(model, layers)
     try:
@@ -81,15 +88,24 @@ def fold_with_report(
         rows.append(row)
         if new is not layer:
             replaced[layer] = new
-    model = _replace(model, replaced)
-    model.eval()  # gives nothing back in the toolboxes' backbones
+    model = replace_modules(model, replaced)
+    # not chained: train() of mmdet's ResNet returns None
+    model.eval()
     report = FoldReport(rows, note)
     print_log(f'fold: {report.summary()}', logger='current')
     return model, report
 
 
+def _is_fixed(layer: nn.Module) -> bool:
+    """Whether evaluation is a constant map, or a layer of PyTorch."""
+    return isinstance(layer, RowNorm) and (
+        layer.inference_moments() is not None
+        or layer.native_norm() is not None
+    )
+
+
 def _check_hard(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    if not any(layer.choices() for layer in layers.values()):
+    if not any(m.choices() or _is_fixed(m) for m in layers.values()):
         what = 'hardened SN layer' if layers else 'SN layer'
         raise ValueError(
             f'{type(model).__name__} has no {what} to fold: call '
@@ -111,6 +127,8 @@ def _folded(
     new, action, why, added = _decide(layer, seen, modules)
     new.train(False)
     choices = layer.choices() or {}
+    if not choices and _is_fixed(layer):
+        choices = dict.fromkeys(MOMENTS, (layer.norm_type,))
     row = FoldedLayer(
         name=name,
         component=component_of(name, model),
@@ -139,21 +157,21 @@ def _decide(
     layer: nn.Module, seen: NormTrace | None, modules: Mapping[str, nn.Module]
 ) -> _Decision:
     choices = layer.choices()
-    if choices is None:
+    if choices is None and not _is_fixed(layer):
         return _Decision(layer, 'kept', 'soft ratios')
-    if any(getattr(layer, hooks, None) for hooks in _HOOKS):
+    if has_hooks(layer):
         return _Decision(layer, 'kept', 'has hooks')
     if not is_plain_norm(layer):
         return _Decision(layer, 'kept', 'is parametrized')
-    used = {n for names in choices.values() for n in names}
-    if used == {'bn'} and layer.track_running_stats:
+    if layer.inference_moments() is not None:
         return _without_batch(layer, seen, modules)
+    if not isinstance(layer, SwitchNorm):
+        return _as_native(layer, seen)
+    used = {n for names in choices.values() for n in names}
     if 'in' in used and (
         seen is None or 1 <= seen.positions < _SAFE_POSITIONS
     ):
-        why = 'not in the example run' if seen is None else 'a tiny map'
-        why += ': IN needs more than one position'
-        return _Decision(layer, 'kept', why)
+        return _Decision(layer, 'kept', _why_not_instance(seen))
     if len(used) == 1:
         (only,) = used
         if only != 'bn' and not layer.unbiased:
@@ -165,6 +183,22 @@ def _decide(
     return _Decision(_reduced(layer, used), f'SN of {", ".join(names)}')
 
 
+def _as_native(layer: nn.Module, seen: NormTrace | None) -> _Decision:
+    """A layer of PyTorch, if the layer says that it is one."""
+    native = layer.native_norm()
+    if native is None:
+        return _Decision(layer, 'kept', 'no layer of PyTorch computes it')
+    if seen is None or 1 <= seen.positions < _SAFE_POSITIONS:
+        return _Decision(layer, 'kept', _why_not_instance(seen))
+    return _Decision(native, f'native {type(native).__name__}')
+
+
+def _why_not_instance(seen: NormTrace | None) -> str:
+    """Why a layer of PyTorch may fail where ours does not."""
+    why = 'not in the example run' if seen is None else 'a tiny map'
+    return why + ': IN needs more than one position'
+
+
 def _without_batch(
     layer: nn.Module, seen: NormTrace | None, modules: Mapping[str, nn.Module]
 ) -> _Decision:
@@ -174,10 +208,10 @@ def _without_batch(
         source = modules[seen.source]
         obstacle = foldable(source, modules.values())
         if not obstacle:
-            added = fold_into(source, layer)
+            added = fold_into(source, ChannelAffine.from_norm(layer))
             action = f'into {seen.source}'
             return _Decision(nn.Identity(), action, added=added)
-    return _Decision(ChannelAffine.of(layer), 'affine', obstacle)
+    return _Decision(ChannelAffine.from_norm(layer), 'affine', obstacle)
 
 
 def _native(layer: nn.Module, name: str) -> nn.Module:
@@ -214,7 +248,7 @@ def _reduced(layer: nn.Module, used: set[str]) -> nn.Module:
         hard_ratios=True,
     ).to(layer.mean_weight.device, layer.mean_weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias
-    for name, ratios in zip(RATIOS, layer.ratios().values()):
+    for name, ratios in zip(RATIO_PARAMETERS, layer.ratios().values()):
         getattr(new, name).copy_(pick_ratios(ratios, indices))
     if new.track_running_stats:
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
-_KINDS = (
+from .channel_affine import ChannelAffine
+
+_CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -21,9 +23,9 @@ _KINDS = (
     nn.Linear,
 )
 # A forward of its own may do more than convolve, as standardizing weights.
-_FORWARDS = {cls.forward for cls in _KINDS} | {
+_FORWARDS = {cls.forward for cls in _CONVOLUTIONS} | {
     getattr(wrappers, cls.__name__).forward
-    for cls in _KINDS
+    for cls in _CONVOLUTIONS
     if hasattr(wrappers, cls.__name__)
 }
 
@@ -49,13 +51,12 @@ def foldable(source: nn.Module, modules: Iterable[nn.Module]) -> str:
     return ''
 
 
-def fold_into(source: nn.Module, norm: nn.Module) -> int:
-    """Let a layer compute what it and a norm of running statistics compute.
+def fold_into(source: nn.Module, norm: ChannelAffine) -> int:
+    """Let a layer compute what it and a map of its channels compute.
 
     Args:
         source: for which :func:`foldable` is ''; changed in place.
-        norm: with (C,) ``running_mean``, ``running_var`` and ``eps``, and
-            ``weight`` and ``bias`` or None.
+        norm: what follows it.
 
     Returns:
         How many numbers the layer has more than before: those of its bias.
@@ -75,11 +76,9 @@ def fold_into(source: nn.Module, norm: nn.Module) -> int:
     return bias.numel() if grows else 0
 
 
-def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(C,) slope and offset of a norm of running statistics, in float64."""
-    mean, var = (
-        t.detach().double() for t in (norm.running_mean, norm.running_var)
-    )
+def affine_of(norm: ChannelAffine) -> tuple[Tensor, Tensor]:
+    """(C,) slope and offset of a map of channels, in float64."""
+    mean, var = (t.detach().double() for t in (norm.mean, norm.var))
     scale = (var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()

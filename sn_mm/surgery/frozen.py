@@ -38,11 +38,14 @@ def takes_over(old: nn.Module, new: nn.Module) -> bool:
     """
     if not isinstance(new, RowNorm) or isinstance(old, RowNorm):
         return True
-    if not new.ratios():
-        return statistic_of(old) == 'bn' and new.uses_batch_statistics
+    if not hasattr(new, 'set_ratios_'):
+        return (
+            statistic_of(old) == 'bn' and new.inference_moments() is not None
+        )
     if statistic_of(old) not in new.statistics:
         return False
-    return statistic_of(old) != 'gn' or old.num_groups == new.num_groups
+    own = getattr(new, 'num_groups', None)
+    return statistic_of(old) != 'gn' or old.num_groups == own
 
 
 @torch.no_grad()
@@ -53,8 +56,8 @@ def keep_function(old: nn.Module, new: nn.Module) -> None:
         return
     if statistic == 'bn' and new.running_mean is not None:
         new.bn_eval = True
-    ratios = new.ratios()
-    if ratios:
+    if hasattr(new, 'set_ratios_'):
+        ratios = new.ratios()
         index = new.statistics.index(statistic)
         for ratio in ratios.values():
             ratio.zero_()[..., index] = 1

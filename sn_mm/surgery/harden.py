@@ -22,7 +22,7 @@ from sn_mm.anatomy.ratios import (
     ratio_layers,
     ratios_of_state,
 )
-from sn_mm.layers.hard import RATIOS, hard_logits, one_hot
+from sn_mm.layers.hard import RATIO_PARAMETERS, hard_logits, one_hot
 from sn_mm.utils import join_names
 
 FINETUNE = (
@@ -73,7 +73,7 @@ def harden(
     layers = {
         name: m
         for name, m in find_norms(model, include, exclude).items()
-        if has_ratios(m)
+        if has_ratios(m) and hasattr(m, 'harden_')
     }
     if not layers:
         raise ValueError(
@@ -85,7 +85,7 @@ def harden(
     _check_finite(before)
     for layer in layers.values():
         layer.harden_()
-    print_log('harden: ' + describe(before), logger='current')
+    print_log('harden: ' + describe_choices(before), logger='current')
     unsure = undecided(before)
     if unsure:
         warnings.warn(f'harden: {unsure}', stacklevel=2)
@@ -116,7 +116,7 @@ def harden_state(
         new._metadata = metadata
     for layer in layers:
         prefix = f'{layer.name}.' if layer.name else ''
-        for name in RATIOS:
+        for name in RATIO_PARAMETERS:
             flag = prefix + name.replace('weight', 'fixed')
             old = state[prefix + name]
             if flag in state:  # a sparse layer keeps the ratios themselves
@@ -127,7 +127,7 @@ def harden_state(
     return new, layers
 
 
-def describe(layers: Iterable[LayerRatios]) -> str:
+def describe_choices(layers: Iterable[LayerRatios]) -> str:
     """What the layers choose, counted, and by how much they choose it.
 
     ``12 x in/bn`` for mean and var; a margin is what the largest ratio leads

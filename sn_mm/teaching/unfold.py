@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sn_mm.recalibrate.averages import MomentAverage, merge
+from sn_mm.recalibrate.averages import MomentAverage, merge_averages
 
 from .batches import prepared
 from .outputs import run_teacher
@@ -51,7 +51,9 @@ def unfold(
         for handle in handles:
             handle.remove()
     for name in names:
-        count, mean, var = merge([averages[name].flat()], second_moment=True)
+        count, mean, var = merge_averages(
+            [averages[name].flat()], second_moment=True
+        )
         if count:
             _give(layers[name], mean, var)
 

@@ -58,9 +58,18 @@ def test_the_example_passes_the_tester(example):
     own = 'not representative and not data_parallel and not dynamo'
     out = run(
         example,
-        *('-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'test_half.py'),
-        *('-k', f'{own} and not onnx and not resume and not compiles'),
-        *('-c', str(ROOT / 'pyproject.toml'), '--rootdir', str(example)),
+        '-m',
+        'pytest',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        'test_half.py',
+        '-k',
+        f'{own} and not onnx and not resume and not compiles',
+        '-c',
+        str(ROOT / 'pyproject.toml'),
+        '--rootdir',
+        str(example),
     )
     passed = int(re.search(r'(\d+) passed', out).group(1))
     assert passed > 60, out

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from mmdet.models import ResNet
 from torch import Tensor, nn
 
 from sn_mm.utils import progress_bar
@@ -65,6 +64,8 @@ def benchmark_compiled(
 
 
 def _backbone(norm: str) -> nn.Module:
+    from mmdet.models import ResNet
+
     torch.manual_seed(0)
     cfg = NORM_CFGS.get(norm, NORM_CFGS['BN'])
     model = ResNet(18, norm_cfg=cfg, norm_eval=False, frozen_stages=-1)

@@ -9,11 +9,10 @@ import torch
 from mmcv.cnn.bricks.norm import is_norm
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from sn_mm.cli import load_config, register_toolbox
+from sn_mm.cli import build_model, load_config
 from sn_mm.utils import progress_bar
 
 from .timing import runs, time_together
@@ -98,11 +97,9 @@ def build(model: str, norm_cfg: dict, rois: int = 512) -> nn.Module:
         # else the cost of RoIAlign depends on where the proposals of an
         # untrained RPN happen to lie, which differs from norm to norm
         cfg.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio = 2
-    register_toolbox(config)
-    cfg = ConfigDict(_with_norm(cfg.to_dict(), norm_cfg))
+    config.model = ConfigDict(_with_norm(cfg.to_dict(), norm_cfg))
     torch.manual_seed(0)
-    with MODELS.switch_scope_and_registry(config.default_scope) as registry:
-        built = registry.build(cfg)
+    built = build_model(config)
     # it would log how each parameter was initialized
     MMLogger.get_current_instance().setLevel('WARNING')
     built.init_weights()

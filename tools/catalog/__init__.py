@@ -5,15 +5,15 @@
 is imported by ``import sn_mm``.
 """
 
-from .entries import Entry, read_entries
-from .errors import CatalogError
+from .catalog_error import CatalogError
+from .config_entries import ConfigEntry, read_entries
+from .made_files import write_catalog
 from .paper import Family, Paper, Result, Row, read_paper
 from .schedule import Schedule, schedule_for
-from .writer import write_catalog
 
 __all__ = [
     'CatalogError',
-    'Entry',
+    'ConfigEntry',
     'Family',
     'Paper',
     'Result',

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .entries import Entry
+from .config_entries import ConfigEntry
 from .paper import Row
 
 _HEADER = (
@@ -17,7 +17,9 @@ BEGIN = '<!-- configs: made by tools/list_configs.py --write -->'
 END = '<!-- configs end -->'
 
 
-def table(entries: Sequence[Entry], link: str = '', old: str = '') -> str:
+def table(
+    entries: Sequence[ConfigEntry], link: str = '', old: str = ''
+) -> str:
     """One row per config.
 
     Args:
@@ -41,7 +43,7 @@ def table(entries: Sequence[Entry], link: str = '', old: str = '') -> str:
     return '\n'.join([*_HEADER, *lines])
 
 
-def _line(entry: Entry, link: str) -> str:
+def _line(entry: ConfigEntry, link: str) -> str:
     name = f'`{entry.name}`'
     if link:
         name = f'[{name}]({link}/{entry.config}.py)'
@@ -56,7 +58,7 @@ def _line(entry: Entry, link: str) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _start_text(entry: Entry) -> str:
+def _start_text(entry: ConfigEntry) -> str:
     if entry.missing:
         return f'({entry.missing})'
     plain = not entry.start.endswith('.pth') and '://' not in entry.start
@@ -73,7 +75,7 @@ def result_of(row: Row) -> str:
     return ', '.join(parts)
 
 
-def length_text(entry: Entry) -> str:
+def length_text(entry: ConfigEntry) -> str:
     """'90k', '12 epochs', or nothing."""
     if entry.length is None:
         return ''

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from .entries import Entry
+from .config_entries import ConfigEntry
 from .paper import Family
 
 _HEADER = """\
@@ -20,7 +20,7 @@ _TITLE = (
 _URL = 'https://arxiv.org/abs/1907.10473'
 
 
-def metafile(family: Family, entries: Sequence[Entry]) -> str:
+def metafile(family: Family, entries: Sequence[ConfigEntry]) -> str:
     """Text of the metafile of a folder.
 
     Args:
@@ -47,7 +47,7 @@ def metafile(family: Family, entries: Sequence[Entry]) -> str:
     return _HEADER + text
 
 
-def _model(family: Family, entry: Entry) -> dict:
+def _model(family: Family, entry: ConfigEntry) -> dict:
     metadata: dict[str, object] = {}
     if entry.batch:
         gpus, images = entry.batch

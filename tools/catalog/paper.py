@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from .errors import CatalogError
+from .catalog_error import CatalogError
 
 _DAGGERS = {'BN-frozen': 'BN†', 'none': '–'}
 

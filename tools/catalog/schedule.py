@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .errors import CatalogError
+from .catalog_error import CatalogError
 
 
 @dataclass(frozen=True)

@@ -10,3 +10,5 @@ _base_.param_scheduler[0].end = 100000
 train_cfg = dict(max_iters=100000, val_interval=10000)
 default_hooks = dict(checkpoint=dict(interval=10000, max_keep_ckpts=3))
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

@@ -1,8 +1,8 @@
-# Six epochs of about 190 steps from scratch. As in the SN paper, norms
+# Four epochs of about 190 steps from scratch. As in the SN paper, norms
 # (gamma, beta and ratios) have no weight decay.
-max_epochs = 6
+max_epochs = 4
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
+    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -542,7 +542,7 @@ void switch_coefficients(const layer *l, const double *grads, double share,
   const int64_t c = l->channels, rows = l->samples * c;
   const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
   const int pools = l->bn >= 0 && !l->given;
-  const double part = 1 / l->size, spread = 2 * l->bessel * part;
+  const double part = 1 / l->size, slope_part = 2 * l->bessel * part;
   double *bn_means = channel_array(l, BN_PART, 0);
   double *bn_vars = channel_array(l, BN_PART, 1);
   for (int64_t i = 0; i < c; i++) {
@@ -575,7 +575,7 @@ void switch_coefficients(const layer *l, const double *grads, double share,
                 l->ln_grad[l->samples + n] / c, d_m, d_v);
     if (l->gn >= 0) add_group_shares(l, at, m, d_m, d_v);
     for (int64_t e = 0; e < at.width; e++) {
-      const double b = spread * d_v[e];
+      const double b = slope_part * d_v[e];
       const float near = m[e];
       slope[e] = b;
       shift[e] = part * d_m[e] - b * (m[e] - near);

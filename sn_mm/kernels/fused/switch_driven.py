@@ -19,7 +19,6 @@ from ..native import driver
 from ..native.sweeps import Rows, thread_count
 from ..native.tensors import doubles, floats, scratch
 from . import switch_native
-from .switch import Switch
 from .switch_native import (
     CHANNEL_ARRAYS,
     BackwardLayer,
@@ -28,6 +27,7 @@ from .switch_native import (
     checked_address,
     function_address,
 )
+from .switch_settings import Switch
 
 Params = Sequence[Optional[Tensor]]
 _BYTES = 8  # of a double

@@ -722,3 +722,40 @@ def dfactors_kernel(
         at = coefficients + count + row
         tl.store(at, slope.to(tl.float32), mask=mask)
         tl.store(at + count, shift.to(tl.float32), mask=mask)
+
+
+@triton.jit(do_not_specialize=['C', 'momentum'])
+def move_kernel(
+    mean,
+    var,
+    count,
+    pooled,
+    C,
+    momentum,
+    POSITIONS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Running statistics (C,) on their way to a batch's, by one program.
+
+    pooled: (2, C) means and variances; with POSITIONS also how many
+    positions they count, (C,).
+    """
+    channels = tl.arange(0, CHANNELS)
+    spoilt = tl.zeros((CHANNELS,), tl.int32)
+    for first in range(0, C, CHANNELS):
+        c = first + channels
+        for half in tl.static_range(2):
+            t = _wide(pooled, half * C + c, c < C).to(tl.float32)
+            spoilt += tl.where(t - t == 0, 0, 1)  # infinite or no number
+    seen = tl.sum(spoilt, 0) == 0
+    if POSITIONS:
+        seen = seen & (tl.load(pooled + 2 * C) > 0)
+    if seen:
+        for first in range(0, C, CHANNELS):
+            c = first + channels
+            m, v = _wide(mean, c, c < C), _wide(var, c, c < C)
+            m += momentum * (_wide(pooled, c, c < C) - m)
+            v += momentum * (_wide(pooled, C + c, c < C) - v)
+            tl.store(mean + c, m.to(tl.float32), mask=c < C)
+            tl.store(var + c, v.to(tl.float32), mask=c < C)
+        tl.store(count, tl.load(count) + 1)

@@ -25,7 +25,7 @@ from ..native.tensors import (
     floats,
     scratch,
 )
-from .switch import Switch
+from .switch_settings import Switch
 
 Exchange = Callable[[Tensor], Tensor]
 
@@ -255,7 +255,7 @@ def backward(
     return (coefficients, *d_params)
 
 
-def move(
+def move_running(
     mean: Tensor,
     var: Tensor,
     count: Tensor,

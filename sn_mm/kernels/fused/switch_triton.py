@@ -1,8 +1,9 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The numbers of Switchable Normalization on a GPU.
 
-Two launches forward and three backward. The formulas are those of the rule in
-:mod:`sn_mm.functional.switch`: ICLR paper, Eq. 3 to 14.
+Two launches forward and three backward, and one for running statistics. The
+formulas are those of the rule in :mod:`sn_mm.functional.switch`: ICLR paper,
+Eq. 3 to 14.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..triton.library import first_use, on
-from .switch import Switch
+from .switch_settings import Switch
 
 _TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
 _CHANNELS = 64
@@ -264,6 +265,48 @@ def backward(
             WIDTH=min(_power(plan.c // plan.sets), _TILE // _power(plan.k)),
         )
     return coefficients, d_mean_weight, d_var_weight, d_weight, d_bias
+
+
+def move_running(
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor,
+    pooled: Tensor,
+    momentum: float | None,
+) -> bool:
+    """Move running statistics, in place, towards a batch's, in one launch.
+
+    PyTorch's operations are 17 launches. Arguments and result: see
+    :func:`sn_mm.kernels.fused.switch_native.move_running`.
+    """
+    if momentum is None or why_not(mean.device) is not None:
+        return False
+    c = pooled.shape[-1]
+    buffers = (mean, var, count)
+    fits = (
+        pooled.shape in ((2, 1, c), (3, 1, c))
+        and mean.shape == var.shape == (c,)
+        and count.numel() == 1
+        and all(t.is_contiguous() for t in buffers)
+        and all(t.device == pooled.device for t in buffers)
+        and mean.dtype == var.dtype == torch.float32
+        and count.dtype == torch.int64
+        and pooled.dtype == torch.float64
+    )
+    if not fits:
+        return False
+    with on(pooled.device):
+        _kernels().move_kernel[(1,)](
+            mean.detach(),
+            var.detach(),
+            count,
+            pooled.detach().contiguous(),
+            c,
+            momentum,
+            POSITIONS=pooled.shape[0] > 2,
+            CHANNELS=min(_power(c), _WIDEST),
+        )
+    return True
 
 
 def _difference(device: torch.device) -> str | None:

@@ -24,8 +24,18 @@ _library = Library(
     Path(__file__).with_name('driver.c'),
     {
         'driver_forward': (
-            *(_P, _P, *_SHAPE, _I, _I),
-            *(_P, _P, _P, _I, _P, _P, _I),
+            _P,
+            _P,
+            *_SHAPE,
+            _I,
+            _I,
+            _P,
+            _P,
+            _P,
+            _I,
+            _P,
+            _P,
+            _I,
         ),
         'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _P, _I),
     },
@@ -67,7 +77,9 @@ def forward(
     block = max(1, min(n, _CACHE // sample)) if by_sample else n
     _library.get().driver_forward(
         _sweeps(rows.library),
-        *(*rows.x, block, sample),
+        *rows.x,
+        block,
+        sample,
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),

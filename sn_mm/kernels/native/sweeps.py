@@ -60,7 +60,7 @@ _ready: dict[torch.dtype, ctypes.CDLL] = {}  # tuned for this machine
 _choice: Choice | None = None
 
 
-def describe() -> str:
+def describe_library() -> str:
     """How the sweeps were set up for this machine."""
     if _sweeps_for(torch.float32) is None:
         return _LIBRARIES[torch.float32].why_not()
@@ -112,7 +112,7 @@ def why_not(x: Tensor) -> str | None:
 
 def moments(x: Tensor) -> Tensor:
     """See :func:`sn_mm.kernels.aten.moments`."""
-    rows = Rows.of(x)
+    rows = Rows.from_tensor(x)
     if rows is None:
         return aten.moments(x)
     out = doubles(2, rows.samples, rows.channels)
@@ -124,7 +124,7 @@ def affine(
     x: Tensor, near: Tensor, scale: Tensor, shift: Tensor, relu: bool = False
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.affine`."""
-    rows = Rows.of(x)
+    rows = Rows.from_tensor(x)
     if rows is None:
         return aten.affine(x, near, scale, shift, relu)
     y = torch.empty_like(rows.data)
@@ -147,7 +147,7 @@ def products(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.products`."""
-    rows = Rows.of(x, dy)
+    rows = Rows.from_tensor(x, dy)
     if rows is None:
         return aten.products(dy, x, near, gate)
     out = doubles(2, rows.samples, rows.channels)
@@ -172,7 +172,7 @@ def combine(
     gate: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """See :func:`sn_mm.kernels.aten.combine`."""
-    rows = Rows.of(x, dy)
+    rows = Rows.from_tensor(x, dy)
     if rows is None:
         return aten.combine(dy, x, scale, near, slope, shift, gate)
     dx = torch.empty_like(rows.data)
@@ -192,7 +192,7 @@ def combine(
 
 def remeasure(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`sn_mm.kernels.aten.remeasure`."""
-    rows = Rows.of(x, dy)
+    rows = Rows.from_tensor(x, dy)
     if rows is None:
         return aten.remeasure(dy, x)
     measured = doubles(2, rows.samples, rows.channels)
@@ -231,7 +231,7 @@ class Rows:
     )
 
     @classmethod
-    def of(cls, x: Tensor, dy: Tensor | None = None) -> Rows | None:
+    def from_tensor(cls, x: Tensor, dy: Tensor | None = None) -> Rows | None:
         """None where C cannot read them."""
         dtype, last = x.dtype, False
         address = array_address(x, dtype)

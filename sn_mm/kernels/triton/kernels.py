@@ -391,9 +391,9 @@ def merge_moments_kernel(
         width = tl.minimum(size - split * per_split, per_split)
         near = _wide(parts, at, mask)
         delta = near - mean[None, :]
-        spread = delta * width.to(tl.float64)[:, None]
-        spread = delta * (2 * _wide(parts, at + count, mask) + spread)
-        squares += tl.where(mask, spread, 0.0)
+        between = delta * width.to(tl.float64)[:, None]
+        between = delta * (2 * _wide(parts, at + count, mask) + between)
+        squares += tl.where(mask, between, 0.0)
         squares += _wide(parts, at + 2 * count, mask)
         if PRODUCTS:
             g = _wide(parts, at + 3 * count, mask)

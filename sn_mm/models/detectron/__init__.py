@@ -14,7 +14,9 @@ lose accuracy under mmdet's continuous coordinates. Importing registers:
 """
 
 from .anchors import DetectronAnchorGenerator
+from .backbone import DetectronResNet
 from .box_coder import DetectronBBoxCoder
+from .box_overlaps import DetectronOverlaps2D
 from .heads import (
     DetectronBBoxHead,
     DetectronMaskHead,
@@ -22,9 +24,7 @@ from .heads import (
     DetectronShared2FCBBoxHead,
     DetectronShared4Conv1FCBBoxHead,
 )
-from .overlaps import DetectronOverlaps2D
 from .preprocessor import DetectronDataPreprocessor
-from .resnet import DetectronResNet
 from .roi_extractor import DetectronRoIExtractor
 from .transforms import DetectronResize, InclusiveBoxes
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset
 
+from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
-from demo.writer import make_demo_data
 
 SIZE = (64, 96)
 

@@ -17,13 +17,12 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import sn_mm
-from sn_mm.cli import build_runner, register_toolbox
+from sn_mm.cli import register_toolbox
 from sn_mm.datasets import DataCheckedRunner, DataError
 from tests.builders import (
     build,
@@ -218,7 +217,7 @@ def pretrained(imagenet, tmp_path_factory):
             channels = 32 if norm == 'gn' else 8
             cfg = tiny(path, imagenet, work_dir, channels)
             with DefaultScope.overwrite_default_scope(register_toolbox(cfg)):
-                runner = build_runner(cfg)
+                runner = RUNNERS.build(cfg)
                 assert isinstance(runner, DataCheckedRunner)
                 runner.train()
             files[norm] = work_dir / 'epoch_1.pth'
@@ -353,7 +352,7 @@ def test_missing_pictures_are_told_of(imagenet, tmp_path):
     path = FOLDER / 'resnet50_sn_8xb2_in1k.py'
     cfg = tiny(path, tmp_path / 'none', tmp_path / 'work')
     with DefaultScope.overwrite_default_scope(register_toolbox(cfg)):
-        runner: Runner = build_runner(cfg)
+        runner = RUNNERS.build(cfg)
         with pytest.raises(DataError, match='image-net.org') as caught:
             runner.train()
     assert f'expected in {tmp_path}/none as train/CLASS' in str(caught.value)

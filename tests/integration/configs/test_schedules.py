@@ -183,3 +183,21 @@ def test_image_sizes(path):
         assert scales(test) == [(2048, 1024)]
         assert scales(cfg.tta_pipeline) == [1.0, 1.25, 1.5, 1.75]
     assert cfg.tta_model.type == 'SegTTAModel'
+
+
+def trained_on_several_gpus():
+    """Configs of mmdet and mmseg; those of ImageNet average the batches."""
+    released = (shrunk.CONFIGS / 'released').glob('*.py')
+    return [*shrunk.paths(), *(p for p in released if 'in1k' not in p.stem)]
+
+
+@pytest.mark.parametrize(
+    'path', trained_on_several_gpus(), ids=lambda path: path.stem
+)
+def test_processes_share_running_statistics(path):
+    """So that a test of a checkpoint is its validation again."""
+    cfg = shrunk.load(path)
+    types = {node.get('type') for node in shrunk.dicts(cfg.model)}
+    if types & {'SN', 'SSN'}:
+        hooks = {hook['type'] for hook in cfg.custom_hooks}
+        assert 'SyncBuffersHook' in hooks

@@ -8,7 +8,7 @@ import pytest
 
 from tests.paths import TOOLS
 
-NAMES = sorted(p.name for p in TOOLS.glob('*.py') if p.name != 'arguments.py')
+NAMES = sorted({p.name for p in TOOLS.glob('*.py')} - {'tool_arguments.py'})
 # without torch and what needs it, as `python tools/NAME` otherwise
 CODE = (
     'import runpy, sys; '

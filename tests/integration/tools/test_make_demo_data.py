@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from demo import writer
+from demo import data_folder
 from demo.options import DemoOptions
 from tests.paths import TOOLS
 
@@ -49,7 +49,7 @@ def test_same_options_same_bytes(out, tmp_path, capsys):
     other = tmp_path / 'made/parents/too'
     assert main([str(out), *SMALL]) == main([str(other), *SMALL]) == 0
     assert digest(out) == digest(other)
-    assert set(digest(out)) == writer.expected_files(
+    assert set(digest(out)) == data_folder.expected_files(
         DemoOptions(train=3, val=1, size=(64, 80))
     )
     assert f'{out}: made' in capsys.readouterr().out
@@ -79,13 +79,13 @@ def test_seed_changes_the_images(out, tmp_path):
 @pytest.mark.parametrize('only', ['coco', 'cityscapes'])
 def test_only_one_data_set(out, only):
     assert main([str(out), *SMALL, '--only', only]) == 0
-    assert {p.name for p in out.iterdir()} == {only, writer.MARKER}
+    assert {p.name for p in out.iterdir()} == {only, data_folder.MARKER}
 
 
 def test_second_run_does_nothing(out, capsys, monkeypatch):
     main([str(out), *SMALL])
     before = digest(out)
-    monkeypatch.setattr(writer, 'render_scene', None)  # must not be needed
+    monkeypatch.setattr(data_folder, 'render_scene', None)  # not needed
     assert main([str(out), *SMALL]) == 0
     assert digest(out) == before
     assert 'up to date' in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_other_options_need_overwrite(out, capsys):
 
 def test_other_version_needs_overwrite(out, capsys, monkeypatch):
     main([str(out), *SMALL])
-    monkeypatch.setattr(writer, 'VERSION', writer.VERSION + 1)
+    monkeypatch.setattr(data_folder, 'VERSION', data_folder.VERSION + 1)
     assert main([str(out), *SMALL]) == 1
     assert 'another version' in capsys.readouterr().err
     assert main([str(out), *SMALL, '--overwrite']) == 0
@@ -139,7 +139,7 @@ def test_folder_made_by_others_is_refused(out, capsys, marker):
     out.mkdir()
     (out / 'thesis.tex').write_text('precious')
     if marker is not None:
-        (out / writer.MARKER).write_text(marker)
+        (out / data_folder.MARKER).write_text(marker)
     before = digest(out)
     assert main([str(out), *SMALL, '--overwrite']) == 1
     assert 'was not made by this tool' in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_empty_folder_and_link_to_it_are_fine(out, tmp_path):
     link = tmp_path / 'link'
     link.symlink_to(out)
     assert main([str(link), *SMALL]) == 0
-    assert link.is_symlink() and (out / writer.MARKER).is_file()
+    assert link.is_symlink() and (out / data_folder.MARKER).is_file()
     assert sorted(os.listdir(tmp_path)) == ['digits', 'link']
 
 
@@ -192,14 +192,14 @@ def test_unknown_format():
 
 
 def test_interrupt_leaves_nothing(out, capsys, monkeypatch):
-    render = writer.render_scene
+    render = data_folder.render_scene
 
     def interrupted(seed, split, index, size):
         if index == 2:
             raise KeyboardInterrupt
         return render(seed, split, index, size)
 
-    monkeypatch.setattr(writer, 'render_scene', interrupted)
+    monkeypatch.setattr(data_folder, 'render_scene', interrupted)
     assert main([str(out), *SMALL]) == 130
     assert 'nothing was written' in capsys.readouterr().err
     assert os.listdir(out.parent) == []
@@ -212,7 +212,7 @@ def test_failed_overwrite_keeps_the_old_data(out, capsys, monkeypatch):
     def full_disk(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(writer, 'render_scene', full_disk)
+    monkeypatch.setattr(data_folder, 'render_scene', full_disk)
     assert main([str(out), *SMALL, '--seed', '1', '--overwrite']) == 1
     assert 'No space left' in capsys.readouterr().err
     assert digest(out) == before
@@ -221,17 +221,17 @@ def test_failed_overwrite_keeps_the_old_data(out, capsys, monkeypatch):
 
 def test_folder_made_meanwhile_is_kept(out, monkeypatch):
     """Two runs at once: the second to finish finds the folder done."""
-    write_files = writer._write_files
+    write_files = data_folder._write_files
 
     def slow(folder, options):
-        monkeypatch.setattr(writer, '_write_files', write_files)
+        monkeypatch.setattr(data_folder, '_write_files', write_files)
         assert main([str(out.with_name('fast')), *SMALL]) == 0
         out.with_name('fast').rename(out)
         write_files(folder, options)
 
-    monkeypatch.setattr(writer, '_write_files', slow)
+    monkeypatch.setattr(data_folder, '_write_files', slow)
     options = DemoOptions(train=3, val=1, size=(64, 80))
-    assert not writer.make_demo_data(out, options)
+    assert not data_folder.make_demo_data(out, options)
     assert os.listdir(out.parent) == [out.name]
 
 
@@ -254,6 +254,6 @@ def test_termination_leaves_nothing(out):
 
 def test_marker_tells_the_options(out):
     main([str(out), *SMALL])
-    marker = json.loads((out / writer.MARKER).read_text())
+    marker = json.loads((out / data_folder.MARKER).read_text())
     assert marker['options']['size'] == [64, 80]
-    assert marker['version'] == writer.VERSION
+    assert marker['version'] == data_folder.VERSION

@@ -201,14 +201,21 @@ def test_what_is_installed_and_in_which_order(tmp_path, stack):
         f'case $2 in venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python";; esac',
     )
     code = f'make_env "$BASE" "$VENV" {stack} lite'
-    output(code, BASE=recorder, VENV=tmp_path / 'venv',
-           SN_MM_TORCH_PIP_ARGS='--index-url https://example.org')  # fmt: skip
+    output(
+        code,
+        BASE=recorder,
+        VENV=tmp_path / 'venv',
+        SN_MM_TORCH_PIP_ARGS='--index-url https://example.org',
+    )
     lines = log.read_text().splitlines()
     files = [line.rpartition('/')[2] for line in lines]
     assert files[1:6] == [
-        'libraries.txt', 'torch.txt', 'toolboxes.txt', 'mmcv-lite.txt',
+        'libraries.txt',
+        'torch.txt',
+        'toolboxes.txt',
+        'mmcv-lite.txt',
         files[5],
-    ]  # fmt: skip
+    ]
     assert '--index-url https://example.org -r' in lines[2]
     assert '--no-deps' not in lines[2] and '--no-deps' in lines[1]
     assert lines[4].startswith('0 ')  # nothing is compiled
@@ -259,8 +266,10 @@ def test_compiled_mmcv_comes_from_the_cache(tmp_path):
         output(code, BASE=python, CXX=cxx, XDG_CACHE_HOME=tmp_path / 'a b')
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == [
-        'wheel', 'install', 'install',
-    ]  # fmt: skip
+        'wheel',
+        'install',
+        'install',
+    ]
     wheels = list((tmp_path / 'a b').rglob('*.whl'))
     assert len(wheels) == 1 and str(wheels[0]) in lines[1]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from sn_mm.analysis import advice, norm_table
@@ -60,6 +61,36 @@ def test_frozen_norms(cfg):
     )
     starts = advice.starts_of(cfg)
     assert starts[0].component == 'backbone'
+
+
+@pytest.mark.parametrize('whole', [False, True])
+def test_a_file_of_batch_norms_to_start_from(cfg, tmp_path, whole):
+    bn = faster_rcnn_config(BN_CFG).model
+    state = build('mmdet', bn).state_dict()
+    if not whole:
+        state = {
+            key.partition('.')[2]: value
+            for key, value in state.items()
+            if key.startswith('backbone.')
+        }
+    path = str(tmp_path / 'start.pth')
+    torch.save(dict(state_dict=state), path)
+    cfg.load_from = path if whole else None
+    model = build('mmdet', copy.deepcopy(cfg.model))
+    if not whole:
+        init_cfg = dict(type='Pretrained', checkpoint=path)
+        cfg.model.backbone.init_cfg = init_cfg
+    rows = norm_table.norm_rows(model, None)
+
+    def lines():
+        starts = advice.starts_of(cfg)
+        return advise_on_config(model, cfg, rows, 2, starts, trained=False)
+
+    (text,) = lines()
+    assert path in text and 'bn2sn://' in text
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'start.pth')
+    if whole:
+        assert not lines()
 
 
 def test_the_rest(cfg):

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from sn_mm.analysis import numbers, summary
-from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.analysis import ratio_numbers, summary
+from sn_mm.analysis.snapshots import Run, Snapshot
 from sn_mm.anatomy.layer_info import LayerInfo
 from sn_mm.anatomy.ratios import LayerRatios
 
@@ -33,7 +33,7 @@ def snapshot(*pairs, iteration=0):
 
 # -- hard ----------------------------------------------------------------
 def test_ties_are_no_choices():
-    made = numbers.hard_numbers(
+    made = ratio_numbers.hard_numbers(
         [
             snapshot((TIED, FIRM), (NARROW, NARROW), (FIRM, CLEAR)),
             snapshot((FIRM, FIRM), (NARROW, NARROW), (FIRM, CLEAR)),
@@ -50,7 +50,9 @@ def test_ties_are_no_choices():
 
 
 def test_cells_of_ties_have_no_statistics_colour():
-    made = numbers.hard_numbers([snapshot((TIED, FIRM), (CLEAR, NARROW))])
+    made = ratio_numbers.hard_numbers(
+        [snapshot((TIED, FIRM), (CLEAR, NARROW))]
+    )
     figure = plots.draw_hard(made)
     (axis,) = figure.axes
     cells = {
@@ -63,7 +65,7 @@ def test_cells_of_ties_have_no_statistics_colour():
     assert hatched == {(0, 1), (1, 0)}  # layer 0's mean, layer 1's var
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert 'undecided' in labels
-    made = numbers.hard_numbers([snapshot((FIRM, FIRM))])
+    made = ratio_numbers.hard_numbers([snapshot((FIRM, FIRM))])
     labels = plots.draw_hard(made).legends[0].get_texts()
     assert 'undecided' not in [t.get_text() for t in labels]
 
@@ -72,8 +74,8 @@ def test_cells_of_ties_have_no_statistics_colour():
 def test_legends_fit_into_their_figures(layers):
     pairs = [(TIED, FIRM)] * layers
     for figure in (
-        plots.draw_hard(numbers.hard_numbers([snapshot(*pairs)])),
-        plots.draw_layers(numbers.layer_numbers([snapshot(*pairs)])),
+        plots.draw_hard(ratio_numbers.hard_numbers([snapshot(*pairs)])),
+        plots.draw_layers(ratio_numbers.layer_numbers([snapshot(*pairs)])),
     ):
         figure.canvas.draw()
         box = figure.legends[0].get_window_extent()
@@ -92,11 +94,11 @@ def test_margins():
 
 # -- time ----------------------------------------------------------------
 def axes_of(*ratios):
-    source = Source(
+    source = Run(
         'run',
         [snapshot((r, r), iteration=i) for i, r in enumerate(ratios)],
     )
-    figure = plots.draw_time([numbers.time_numbers(source)])
+    figure = plots.draw_time([ratio_numbers.time_numbers(source)])
     return [axis.get_ylim() for axis in figure.axes[:2]]
 
 
@@ -120,7 +122,7 @@ def test_axis_of_what_does_not_move():
 
 # -- files ---------------------------------------------------------------
 def test_files_are_the_same_for_the_same_numbers(tmp_path):
-    made = numbers.hard_numbers([snapshot((TIED, FIRM))])
+    made = ratio_numbers.hard_numbers([snapshot((TIED, FIRM))])
     written = []
     for name in 'ab':
         files = plots.save(plots.draw_hard(made), tmp_path / name / 'x')

@@ -5,7 +5,7 @@ import pytest
 
 from sn_mm import convert_norm
 from sn_mm.anatomy import find_norms
-from sn_mm.anatomy.components import component_of, in_order, select
+from sn_mm.anatomy.components import component_of, in_components, in_order
 from tests.builders import (
     BN_CFG,
     build,
@@ -89,4 +89,6 @@ def test_a_component_that_is_not_there():
     model = faster_rcnn(BN_CFG)
     with pytest.raises(ValueError, match="'mask_head' has no norm.*'box_hea"):
         convert_norm(model, 'SN', components='mask_head')
-    assert select(model, ['backbone.bn1'], 'backbone') == ['backbone.bn1']
+    assert in_components(model, ['backbone.bn1'], 'backbone') == [
+        'backbone.bn1'
+    ]

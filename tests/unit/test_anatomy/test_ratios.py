@@ -11,16 +11,23 @@ import torch
 from torch import nn
 
 from sn_mm import SN, SSN, harden
-from sn_mm.analysis import numbers
-from sn_mm.analysis.snapshots import Snapshot, Source
+from sn_mm.analysis import ratio_numbers
+from sn_mm.analysis.snapshots import Run, Snapshot
 from sn_mm.anatomy.layer_info import LayerInfo, infos_of_model, infos_of_state
-from sn_mm.anatomy.ratios import LayerRatios, ratios_of_model, ratios_of_state
+from sn_mm.anatomy.ratios import (
+    LayerRatios,
+    all_ratios_of_state,
+    ratios_of_model,
+    ratios_of_state,
+)
+from sn_mm.layers import DN, EN
 from tests.builders import (
     faster_rcnn,
     randomize_norms,
     resnet,
     switch_norms,
 )
+from tests.utils import is_hard
 
 
 def layer(name: str, mean, var, statistics=('in', 'ln', 'bn')) -> LayerRatios:
@@ -72,9 +79,9 @@ def test_sparse_grouped_and_other_statistics():
 def test_hard_and_tied():
     model = resnet()
     assert all(r.is_tied() for r in ratios_of_model(model))
-    assert not any(r.is_hard() for r in ratios_of_model(model))
+    assert not any(is_hard(r) for r in ratios_of_model(model))
     harden(model)
-    assert all(r.is_hard() for r in ratios_of_model(model))
+    assert all(is_hard(r) for r in ratios_of_model(model))
     assert not any(r.is_tied() for r in ratios_of_model(model))
 
 
@@ -108,9 +115,9 @@ def test_labels_of_a_detector_are_distinct_in_each_component():
 def test_divergence():
     p, q = np.array([0.2, 0.3, 0.5]), np.array([0.6, 0.3, 0.1])
     want = (p * np.log(p / q)).sum() + (q * np.log(q / p)).sum()
-    assert numbers.symmetric_divergence(p, q) == pytest.approx(want)
-    assert numbers.symmetric_divergence(p, p) == 0
-    hard = numbers.symmetric_divergence(np.eye(3)[0], np.eye(3)[1])
+    assert ratio_numbers.symmetric_divergence(p, q) == pytest.approx(want)
+    assert ratio_numbers.symmetric_divergence(p, p) == 0
+    hard = ratio_numbers.symmetric_divergence(np.eye(3)[0], np.eye(3)[1])
     assert 10 < hard < 100
 
 
@@ -124,7 +131,7 @@ def test_component_averages():
             layer('c', [0, 0, 1], [0.5, 0.5, 0]),
         ],
     )
-    (made,) = numbers.component_numbers([snapshot])
+    (made,) = ratio_numbers.component_numbers([snapshot])
     parts = made['components']
     assert list(parts) == ['backbone', 'neck', 'all']
     assert parts['backbone']['mean'] == {'in': 0.5, 'ln': 0.5, 'bn': 0}
@@ -132,10 +139,10 @@ def test_component_averages():
     assert parts['all']['var']['bn'] == pytest.approx(2 / 3, abs=1e-6)
 
 
-def source(*times) -> Source:
+def source(*times) -> Run:
     names = dict(a=7, b=49, c=298, d=299, e=math.inf, f=None)
     infos = [info(n, field) for n, field in names.items()]
-    return Source(
+    return Run(
         'run',
         [
             Snapshot(
@@ -150,7 +157,7 @@ def source(*times) -> Source:
 
 
 def test_groups_of_receptive_fields():
-    made = numbers.time_numbers(source(0, 10))
+    made = ratio_numbers.time_numbers(source(0, 10))
     groups = {
         g['title']: [x['name'] for x in g['layers']] for g in made['groups']
     }
@@ -162,16 +169,16 @@ def test_groups_of_receptive_fields():
         'RoI, or not known': ['f'],
     }
     assert made['groups'][0]['layers'][0]['mean']['in'] == [1, 1]
-    one = numbers.time_numbers(source(0, 10), [])
+    one = ratio_numbers.time_numbers(source(0, 10), [])
     assert len(one['groups']) == 3
     with pytest.raises(ValueError, match='ascend'):
-        numbers.time_numbers(source(0, 10), [299, 49])
+        ratio_numbers.time_numbers(source(0, 10), [299, 49])
 
 
 @pytest.mark.parametrize('times', [(5,), (5, None)])
 def test_time_needs_a_history(times):
     with pytest.raises(ValueError, match='run has no history'):
-        numbers.time_numbers(source(*times))
+        ratio_numbers.time_numbers(source(*times))
 
 
 def test_what_changed():
@@ -183,7 +190,7 @@ def test_what_changed():
         layer('c', [0, 0.4, 0.6], [0, 0.6, 0.4]),
     ]
     infos = [info(n) for n in names]
-    made = numbers.hard_numbers(
+    made = ratio_numbers.hard_numbers(
         [Snapshot('x', infos, before), Snapshot('y', infos, after)]
     )
     first, second = made['snapshots']
@@ -193,4 +200,27 @@ def test_what_changed():
     assert second['differing'] == 2
     other = Snapshot('z', infos[:2], before[:2])
     with pytest.raises(ValueError, match='x and z do not have the same'):
-        numbers.hard_numbers([Snapshot('x', infos, before), other])
+        ratio_numbers.hard_numbers([Snapshot('x', infos, before), other])
+
+
+def test_layers_that_say_where_their_ratios_are():
+    """Out of a state dict as out of the model, in the model's order."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), DN(8), SN(8), nn.Conv2d(8, 8, 1), EN(8), DN(8)
+    )
+    model(torch.randn(2, 3, 6, 6))
+    want = ratios_of_model(model)
+    got = all_ratios_of_state(model.state_dict())
+    assert [r.name for r in got] == ['1', '2', '4', '5']
+    for ours, theirs in zip(got, want):
+        assert ours.name == theirs.name
+        assert ours.statistics == theirs.statistics
+        for kind in ('mean', 'var'):
+            np.testing.assert_allclose(
+                getattr(ours, kind), getattr(theirs, kind), atol=1e-6
+            )
+    kinds = [i.kind for i in infos_of_state(model.state_dict(), got)]
+    assert kinds == ['3x3', '3x3', '1x1', '1x1']
+    with pytest.raises(ValueError, match='no SN layer'):
+        all_ratios_of_state(nn.BatchNorm2d(3).state_dict())

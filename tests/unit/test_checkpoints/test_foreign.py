@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -14,7 +15,15 @@ from sn_mm import convert_norm, load_pretrained
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.checkpoints.foreign import other_norms_refused
 from sn_mm.checkpoints.reader import read_checkpoint
-from tests.builders import BN_CFG, SN_CFG, resnet, switch_norms
+from tests.builders import (
+    BN_CFG,
+    SN_CFG,
+    Toy,
+    loader,
+    resnet,
+    switch_norms,
+    toy_runner,
+)
 
 
 def saved(path, model, **more):
@@ -124,3 +133,25 @@ def test_negative_variance_names_its_key(tmp_path):
     path = saved(tmp_path / 'bn.pth', model)
     with pytest.raises(CheckpointError, match=r'layer2\.0\.bn1\.running_var'):
         load_pretrained(resnet(norm_cfg=SN_CFG), f'bn2sn://{path}')
+
+
+def test_half_a_network_is_not_tested(tmp_path):
+    """Whoever starts the test: the toolboxes' own scripts call the Runner."""
+    bn = Toy()
+    del bn.norm
+    bn.bn1 = nn.BatchNorm2d(4)
+    model = Toy()
+    model.sn1 = convert_norm(nn.BatchNorm2d(4), 'SN')
+    path = saved(tmp_path / 'bn.pth', bn)
+    runner = toy_runner(
+        tmp_path,
+        model,
+        load_from=path,
+        val_dataloader=loader([dict(x=torch.ones(3, 8, 8))]),
+        val_cfg=dict(),
+        val_evaluator=Evaluator([]),
+    )
+    with pytest.raises(CheckpointError, match='bn2sn://'):
+        runner.val()
+    with pytest.warns(UserWarning, match='bn2sn://'):
+        runner.train()

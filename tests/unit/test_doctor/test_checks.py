@@ -20,9 +20,13 @@ def missing(name: str) -> Outcome:
 def installed(monkeypatch):
     """Distributions by name; a test changes them."""
     have = {
-        'torch': '2.13.0', 'numpy': '2.4.6', 'setuptools': '80.9.0',
-        'mmengine': '0.10.7', 'mmcv-lite': '2.1.0', 'mmdet': '3.3.0',
-    }  # fmt: skip
+        'torch': '2.13.0',
+        'numpy': '2.4.6',
+        'setuptools': '80.9.0',
+        'mmengine': '0.10.7',
+        'mmcv-lite': '2.1.0',
+        'mmdet': '3.3.0',
+    }
     monkeypatch.setattr(
         checks,
         'versions',
@@ -131,8 +135,9 @@ def test_numpy_that_torch_was_not_built_for(examine, seen):
 
 
 def test_a_name_that_is_taken(examine, seen):
-    seen['sn_mm'] = failed('KeyError: "SN is already registered in model at '
-                           'other.layers"')  # fmt: skip
+    seen['sn_mm'] = failed(
+        'KeyError: "SN is already registered in model at other.layers"'
+    )
     finding = examine()['sn_mm']
     assert finding.state == 'misfit'
     assert 'other.layers' in finding.text and 'SN' in finding.text
@@ -163,10 +168,12 @@ def test_kernels_that_were_not_compiled_are_a_note(examine, seen):
 
 
 def test_page_marks_misfits_and_puts_fixes_below():
-    text = page([
-        Finding('torch', '2.13.0'),
-        Finding('mmcv', 'is wrong', 'misfit', 'pip install it'),
-    ])  # fmt: skip
+    text = page(
+        [
+            Finding('torch', '2.13.0'),
+            Finding('mmcv', 'is wrong', 'misfit', 'pip install it'),
+        ]
+    )
     first, second, third, *_, last = text.splitlines()
     assert first.split() == ['ok', 'torch', '2.13.0']
     assert second.split()[:2] == ['!!', 'mmcv']

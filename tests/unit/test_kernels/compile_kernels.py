@@ -100,7 +100,7 @@ def record_sweeps(capability):
 
 def record_switch(capability):
     from sn_mm.kernels.fused import switch_kernels, switch_triton
-    from sn_mm.kernels.fused.switch import Switch
+    from sn_mm.kernels.fused.switch_settings import Switch
 
     recorder = Recorder()
     switch_triton._kernels = lambda: recorder
@@ -121,6 +121,9 @@ def record_switch(capability):
         switch_triton.backward(
             switch, moments, moments, *args, pools, given is not None, size=49
         )
+    switch_triton.why_not = lambda device: None
+    count = torch.empty((), device='meta', dtype=torch.int64)
+    assert switch_triton.move_running(channels, channels, count, pools[2], 0.1)
     return switch_kernels, recorder
 
 

@@ -12,7 +12,7 @@ from mmcv.cnn import build_norm_layer
 from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, convert_norm
-from sn_mm.layers.hard import RATIOS, hard_logits
+from sn_mm.layers.hard import RATIO_PARAMETERS, hard_logits
 from tests.utils import randomize, relative_error, run
 
 NAMES = ('in', 'ln', 'bn', 'gn')
@@ -23,7 +23,7 @@ def layer(mean: str, var: str, cls=SN2d, **kwargs) -> nn.Module:
     """A soft layer whose largest ratios are those of ``mean`` and ``var``."""
     made = randomize(cls(8, statistics=NAMES, num_groups=4, **kwargs))
     with torch.no_grad():
-        for name, choice in zip(RATIOS, (mean, var)):
+        for name, choice in zip(RATIO_PARAMETERS, (mean, var)):
             getattr(made, name)[..., NAMES.index(choice)] = 5
     return made
 
@@ -186,7 +186,7 @@ def test_conversion_to_hard_ratios_and_back():
     convert_norm(model, dict(type='SN', hard_ratios=True))
     assert model[0].choices() == dict(mean=('bn',), var=('in',))
     convert_norm(model, dict(type='SN', hard_ratios=False))
-    assert set(RATIOS) <= set(model[0]._parameters)
+    assert set(RATIO_PARAMETERS) <= set(model[0]._parameters)
     assert model[0].choices() == dict(mean=('bn',), var=('in',))
     new = nn.Sequential(nn.BatchNorm2d(8))
     convert_norm(new, dict(type='SN', hard_ratios=True))

@@ -20,10 +20,15 @@ def deterministic():
 
 
 @pytest.mark.parametrize('threads', [1, 2])
-@pytest.mark.parametrize('cls, shape', [
-    (SN2d, (2, 64, 40, 30)), (SN2d, (40, 32, 7, 7)), (SSN, (2, 8, 16, 16)),
-    (SN3d, (2, 8, 4, 9, 9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'cls, shape',
+    [
+        (SN2d, (2, 64, 40, 30)),
+        (SN2d, (40, 32, 7, 7)),
+        (SSN, (2, 8, 16, 16)),
+        (SN3d, (2, 8, 4, 9, 9)),
+    ],
+)
 def test_deterministic(deterministic, cls, shape, threads):
     gen = torch.Generator().manual_seed(0)
     x, dy = (torch.randn(shape, generator=gen) for _ in range(2))

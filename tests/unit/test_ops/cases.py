@@ -222,15 +222,24 @@ def all_cases() -> dict:
 
     for threshold, offset in itertools.product((0.1, 0.5, 0.7, 1), (0, 1)):
         add(
-            'nms', nms_case,
-            seed=1, number=300, threshold=threshold, offset=offset,
-        )  # fmt: skip
+            'nms',
+            nms_case,
+            seed=1,
+            number=300,
+            threshold=threshold,
+            offset=offset,
+        )
     for number in (0, 1, 2, 700):
         add('nms', nms_case, seed=2, number=number, threshold=0.6)
     add(
-        'nms', nms_case,
-        seed=4, number=90, threshold=0.5, score_threshold=0.3, max_num=20,
-    )  # fmt: skip
+        'nms',
+        nms_case,
+        seed=4,
+        number=90,
+        threshold=0.5,
+        score_threshold=0.3,
+        max_num=20,
+    )
     for function in (nms_threshold_met, nms_inverted, nms_equal, nms_ties):
         add(function.__name__, function)
     for classes in (1, 6):

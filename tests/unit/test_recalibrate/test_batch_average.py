@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import sn_mm
 from sn_mm import SN, SSN, SN2d, SyncSN
-from sn_mm.recalibrate.averages import MomentAverage, merge
+from sn_mm.recalibrate.averages import MomentAverage, merge_averages
 from sn_mm.recalibrate.restored import restored
 from tests.builders import (
     SN_CFG,
@@ -237,11 +237,11 @@ def test_large_means_cost_no_digits():
     for i in range(50):
         parts[i % 2].update(means[i], variances[i])
         parts[1].update(means[i] * 7, variances[i], torch.tensor(0))
-    count, mean, var = merge([p.flat() for p in parts])
+    count, mean, var = merge_averages([p.flat() for p in parts])
     assert count == 50
     torch.testing.assert_close(mean, means.mean(0), rtol=1e-15, atol=0)
     torch.testing.assert_close(var, variances.mean(0), rtol=1e-14, atol=0)
-    var = merge([p.flat() for p in parts], second_moment=True)[2]
+    var = merge_averages([p.flat() for p in parts], second_moment=True)[2]
     whole = variances.mean(0) + means.var(0, unbiased=False)
     torch.testing.assert_close(var, whole, rtol=1e-9, atol=0)
 

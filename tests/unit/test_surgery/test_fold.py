@@ -13,7 +13,7 @@ from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, fold, harden
 from sn_mm.anatomy.example import run_example
-from sn_mm.layers.hard import RATIOS
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.surgery import fold_with_report
 from sn_mm.surgery.channel_affine import ChannelAffine
 from tests.builders import (
@@ -35,7 +35,7 @@ NAMES = ('in', 'ln', 'bn')
 def choose(layer: nn.Module, mean: str, var: str) -> nn.Module:
     """Let the largest ratios be those of two statistics."""
     with torch.no_grad():
-        for ratio, name in zip(RATIOS, (mean, var)):
+        for ratio, name in zip(RATIO_PARAMETERS, (mean, var)):
             weight = getattr(layer, ratio)
             weight.zero_()
             weight[..., layer.statistics.index(name)] = 1

@@ -14,7 +14,7 @@ from torch import nn
 
 from sn_mm import SN, SSN, harden
 from sn_mm.anatomy.ratios import ratios_of_model, ratios_of_state
-from sn_mm.surgery.harden import describe, harden_state
+from sn_mm.surgery.harden import describe_choices, harden_state
 from tests.builders import (
     SN_CFG,
     Toy,
@@ -26,7 +26,7 @@ from tests.builders import (
     segmentor_config,
     switch_norms,
 )
-from tests.utils import relative_error
+from tests.utils import is_hard, relative_error
 
 HARD_CFG = dict(SN_CFG, hard_ratios=True)
 
@@ -108,7 +108,7 @@ def test_sparse_layers():
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
     assert all((layer.mean_fixed == 1).all() for layer in model)
-    assert [r.is_hard() for r in ratios_of_state(state)] == [True, True]
+    assert [is_hard(r) for r in ratios_of_state(state)] == [True, True]
 
 
 def test_plain_dicts_and_prefixes():
@@ -187,5 +187,5 @@ def test_clear_choices_are_not():
 
 def test_margins_are_said():
     model = nn.Sequential(layer_of(3.0, 1.0, 1.0), layer_of(1.0, 1.03, 1.0))
-    text = describe(ratios_of_model(model))
+    text = describe_choices(ratios_of_model(model))
     assert 'leads by 0.01 to 0.68' in text

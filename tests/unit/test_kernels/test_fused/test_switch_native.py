@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sn_mm.kernels.fused import switch_native
-from sn_mm.kernels.fused.switch import Switch
+from sn_mm.kernels.fused.switch_settings import Switch
 from tests.utils import relative_error
 
 pytestmark = pytest.mark.skipif(
@@ -383,7 +383,7 @@ def running(c=12):
 def test_running_statistics_move_towards_the_batchs(rows):
     mean, var, count = running()
     pooled = torch.rand(rows, 1, 12, dtype=torch.float64) + 1
-    assert switch_native.move(mean, var, count, pooled, 0.1)
+    assert switch_native.move_running(mean, var, count, pooled, 0.1)
     assert torch.allclose(mean, 0.1 * pooled[0, 0].float())
     assert torch.allclose(var, 0.9 + 0.1 * pooled[1, 0].float())
     assert count == 8
@@ -397,14 +397,14 @@ def test_a_batch_that_is_not_finite_moves_nothing(place, value):
     mean, var, count = running()
     pooled = torch.rand(2, 1, 12, dtype=torch.float64)
     pooled[place[0], 0, place[1]] = value
-    assert switch_native.move(mean, var, count, pooled, 0.1)
+    assert switch_native.move_running(mean, var, count, pooled, 0.1)
     assert mean.eq(0).all() and var.eq(1).all() and count == 7
 
 
 def test_a_batch_of_no_positions_moves_nothing():
     mean, var, count = running()
     pooled = torch.zeros(3, 1, 12, dtype=torch.float64)
-    assert switch_native.move(mean, var, count, pooled, 0.1)
+    assert switch_native.move_running(mean, var, count, pooled, 0.1)
     assert var.eq(1).all() and count == 7
 
 
@@ -425,8 +425,10 @@ def test_a_batch_of_no_positions_moves_nothing():
 def test_other_running_statistics_are_left_to_pytorch(
     mean, var, count, pooled
 ):
-    assert not switch_native.move(mean, var, count, pooled.double(), 0.1)
-    assert not switch_native.move(*running(), pooled.float(), 0.1)
-    assert not switch_native.move(
+    assert not switch_native.move_running(
+        mean, var, count, pooled.double(), 0.1
+    )
+    assert not switch_native.move_running(*running(), pooled.float(), 0.1)
+    assert not switch_native.move_running(
         *running(), torch.zeros(2, 1, 12, dtype=torch.float64), None
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sn_mm.kernels.fused import switch_triton
-from sn_mm.kernels.fused.switch import Switch
+from sn_mm.kernels.fused.switch_settings import Switch
 from sn_mm.kernels.triton import library
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -110,8 +110,9 @@ def exact(switch, moments, sums, params, size, given=None):
     if given is not None:
         given = [t.double() for t in given]
     near = moments[0].float().double()
-    centre, scale, bias = exact_factors(switch, m, v, params[:2], *params[2:],
-                                        given)  # fmt: skip
+    centre, scale, bias = exact_factors(
+        switch, m, v, params[:2], *params[2:], given
+    )
     s0, s1 = sums
     with torch.no_grad():
         d_centre = -scale * s0
@@ -227,8 +228,10 @@ def test_exchanged_batch_moments():
     switch = make_switch(names, 9)
     moments, sums, params = make_numbers(4, 6, 9, 3, 0)
     factors, coefficients, _ = exact(switch, moments, sums, params, 9)
-    halves = [(moments[:, i : i + 2].contiguous(),
-               sums[:, i : i + 2].contiguous()) for i in (0, 2)]  # fmt: skip
+    halves = [
+        (moments[:, i : i + 2].contiguous(), sums[:, i : i + 2].contiguous())
+        for i in (0, 2)
+    ]
     local = []
     for m, _ in halves:
         switch_triton.forward(
@@ -250,15 +253,23 @@ def test_exchanged_batch_moments():
             assert_close(ours, theirs)
     for pool, half in zip(pools, halves):
         switch_triton.backward(
-            switch, *half, *params, pool, size=9,
+            switch,
+            *half,
+            *params,
+            pool,
+            size=9,
             exchange=lambda t: sent.append(t) or t,
-        )  # fmt: skip
+        )
     share = (sent[0] + sent[1]) / 4
     for i, half in enumerate(halves):
         got, *_ = switch_triton.backward(
-            switch, *half, *params, pools[i], size=9,
+            switch,
+            *half,
+            *params,
+            pools[i],
+            size=9,
             exchange=lambda t: share,
-        )  # fmt: skip
+        )
         for ours, theirs in zip(got, coefficients[:, 2 * i : 2 * i + 2]):
             off = (ours - theirs).abs().max()
             assert off <= TIGHT * theirs.abs().max() + 1e-6
@@ -299,3 +310,64 @@ def test_the_trial_sees_a_kernel_that_does_nothing(monkeypatch, kernel):
 
     monkeypatch.setattr(torch.Tensor, 'new_empty', emptied)
     assert 'are wrong' in switch_triton._difference(torch.device(DEVICE))
+
+
+# -- running statistics ---------------------------------------------------
+def running(c):
+    tensors = torch.zeros(c), torch.ones(c), torch.tensor(7)
+    return [t.to(DEVICE) for t in tensors]
+
+
+def batch_moments(rows, c):
+    generator = torch.Generator().manual_seed(1)
+    t = torch.rand(rows, 1, c, dtype=torch.float64, generator=generator)
+    return t.to(DEVICE) + 1
+
+
+@pytest.mark.parametrize('rows', [2, 3])
+@pytest.mark.parametrize('c', [1, 12, 2500])
+def test_running_statistics_move_towards_the_batchs(rows, c):
+    mean, var, count = running(c)
+    pooled = batch_moments(rows, c)
+    assert switch_triton.move_running(mean, var, count, pooled, 0.1)
+    torch.testing.assert_close(mean.double(), 0.1 * pooled[0, 0])
+    torch.testing.assert_close(var.double(), 0.9 + 0.1 * pooled[1, 0])
+    assert count == 8
+
+
+@pytest.mark.parametrize('place', [(0, 3), (1, 1500)])
+@pytest.mark.parametrize(
+    'value', [float('inf'), float('-inf'), float('nan'), 1e300]
+)
+def test_a_batch_that_is_not_finite_moves_nothing(place, value):
+    mean, var, count = running(1501)
+    pooled = batch_moments(2, 1501)
+    pooled[place[0], 0, place[1]] = value
+    assert switch_triton.move_running(mean, var, count, pooled, 0.1)
+    assert mean.eq(0).all() and var.eq(1).all() and count == 7
+
+
+def test_a_batch_of_no_positions_moves_nothing():
+    mean, var, count = running(12)
+    pooled = batch_moments(3, 12)
+    pooled[2] = 0
+    assert switch_triton.move_running(mean, var, count, pooled, 0.1)
+    assert mean.eq(0).all() and var.eq(1).all() and count == 7
+
+
+def test_other_running_statistics_are_left_to_pytorch():
+    pooled = batch_moments(2, 12)
+    mean, var, count = running(12)
+    for others in (
+        (running(11)[0], var, count),
+        (mean, running(13)[1], count),
+        (mean, var, count.float()),
+        (mean, var, count.expand(2)),
+        (mean.half(), var, count),
+        (running(24)[0][::2], var, count),
+    ):
+        assert not switch_triton.move_running(*others, pooled, 0.1)
+    assert not switch_triton.move_running(
+        mean, var, count, pooled.float(), 0.1
+    )
+    assert not switch_triton.move_running(mean, var, count, pooled, None)

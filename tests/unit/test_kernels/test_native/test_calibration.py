@@ -90,9 +90,9 @@ def test_an_environment_variable_that_says_nothing_is_refused(
 
 def test_descriptions():
     sweeps.use_variant(Variant(2048, 0, 6 << 20))
-    assert sweeps.describe() == (
+    assert sweeps.describe_library() == (
         'fetches 2048 values ahead of reading and nothing ahead of writing, '
         'writes outputs of 6 MB or more past the caches (as asked for)'
     )
     sweeps.use_variant(Variant(0, 0, -1))
-    assert 'writes through the caches' in sweeps.describe()
+    assert 'writes through the caches' in sweeps.describe_library()

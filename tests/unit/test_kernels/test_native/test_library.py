@@ -257,7 +257,7 @@ import torch
 from sn_mm.kernels.native import sweeps
 x = torch.randn(2, 3, 4, 5)
 assert 'sweeps.c was not compiled' in sweeps.why_not(x), sweeps.why_not(x)
-assert 'sweeps.c was not compiled' in sweeps.describe()
+assert 'sweeps.c was not compiled' in sweeps.describe_library()
 mean, var = sweeps.moments(x)
 print(torch.allclose(mean.float(), x.mean((2, 3)), atol=1e-6))
 """

@@ -185,7 +185,9 @@ def test_little_cancels(change, programs):
         want = exact_moments(x)
         moments, sums = sweeps.remeasure(dy, x)
         for got in (sweeps.moments(x), moments):
-            assert_close(got[0], want[0], TIGHT)
+            # beside the values: float32 sums of a spike carry its rounding
+            size = (want[0].square() + want[1]).sqrt()
+            assert ((got[0] - want[0]).abs() / size).max() < TIGHT
             # of each variance, not of the largest
             off = (got[1] - want[1]).abs() / want[1]
             assert off.max() < 2e-6

@@ -17,7 +17,7 @@ from benchmarks.layers import (
     geometric_means,
 )
 from benchmarks.memory import kept_for_backward
-from benchmarks.report import (
+from benchmarks.results import (
     compiled_table,
     layer_table,
     plot_growth,

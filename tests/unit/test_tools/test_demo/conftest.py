@@ -1,8 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 import pytest
 
+from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
-from demo.writer import make_demo_data
 
 
 @pytest.fixture(scope='session')

@@ -46,7 +46,7 @@ def machine() -> dict[str, str | int]:
         torch=torch.__version__,
         compiler=_compiler(),
         flags=_flags(),
-        sweeps=sweeps.describe(),
+        sweeps=sweeps.describe_library(),
     )
     if torch.cuda.is_available():
         facts.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda)

@@ -18,7 +18,7 @@ def draw_components(numbers: list[dict]) -> Figure:
     """A panel for every snapshot; two bars, mean and var, a component.
 
     Args:
-        numbers: of :func:`sn_mm.analysis.numbers.component_numbers`.
+        numbers: of :func:`sn_mm.analysis.ratio_numbers.component_numbers`.
     """
     counts = [len(s['components']) for s in numbers]
     figure, axes = plt.subplots(

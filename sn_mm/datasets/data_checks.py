@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .coco_file import BrokenFileError, CocoFile, CocoView, UnusableError
-from .layouts import CITYSCAPES, LAYOUTS, Layout
+from .data_layouts import CITYSCAPES, LAYOUTS, DataLayout
 from .pictures import absent, files_below, some_of, why_absent
 from .spec import DatasetSpec, read_spec
 
@@ -134,7 +134,7 @@ def _message(key: str, found: str, spec: DatasetSpec) -> str:
     return f'{text}; {layout.describe(spec.root)}'
 
 
-def _layout_of(spec: DatasetSpec) -> Layout | None:
+def _layout_of(spec: DatasetSpec) -> DataLayout | None:
     """The paper's data set that this is; None for a user's own."""
     layout = LAYOUTS.get(spec.kind)
     paths = [spec.ann_file, *spec.folders.values()]

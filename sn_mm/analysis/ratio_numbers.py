@@ -10,9 +10,9 @@ import numpy as np
 
 from sn_mm.anatomy.components import in_order
 from sn_mm.anatomy.layer_info import LayerInfo
-from sn_mm.anatomy.ratios import KINDS, UNDECIDED, LayerRatios
+from sn_mm.anatomy.ratios import MOMENTS, UNDECIDED, LayerRatios
 
-from .snapshots import Snapshot, Source, check_same_layers
+from .snapshots import Run, Snapshot, check_same_layers
 
 # The paper's groups (TPAMI, Fig. 7, 10 and 13).
 BINS = (49, 299)
@@ -61,7 +61,7 @@ def layer_numbers(snapshots: Sequence[Snapshot]) -> list[dict]:
                     info.to_json(),
                     label=info.short,
                     divergence=_round(divergence_of(ratios)),
-                    **{k: _shares(ratios, k) for k in KINDS},
+                    **{k: _shares(ratios, k) for k in MOMENTS},
                 )
                 for info, ratios in zip(s.layers, s.ratios)
             ],
@@ -90,7 +90,7 @@ def component_numbers(snapshots: Sequence[Snapshot]) -> list[dict]:
                 components={
                     component: dict(
                         layers=len(own),
-                        **{k: _average(own, k, names) for k in KINDS},
+                        **{k: _average(own, k, names) for k in MOMENTS},
                     )
                     for component, own in groups.items()
                 },
@@ -100,7 +100,7 @@ def component_numbers(snapshots: Sequence[Snapshot]) -> list[dict]:
 
 
 def time_numbers(
-    source: Source, bins: Sequence[float] = BINS
+    source: Run, bins: Sequence[float] = BINS
 ) -> dict[str, object]:
     """Ratios and divergence against time, grouped by receptive field.
 
@@ -154,7 +154,7 @@ def _group_numbers(
                         n: [_round(s.ratios[i].share(k, n)) for s in snapshots]
                         for n in names
                     }
-                    for k in KINDS
+                    for k in MOMENTS
                 },
             )
             for i in members
@@ -173,7 +173,7 @@ def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
     """
     check_same_layers(snapshots)
     choices = [
-        [{k: _decided(r, k) for k in KINDS} for r in s.ratios]
+        [{k: _decided(r, k) for k in MOMENTS} for r in s.ratios]
         for s in snapshots
     ]
     made = []
@@ -192,7 +192,7 @@ def hard_numbers(snapshots: Sequence[Snapshot]) -> dict[str, object]:
         if number:
             before = choices[number - 1]
             entry['changed'] = [a != b for a, b in zip(before, now)]
-            for kind in KINDS:
+            for kind in MOMENTS:
                 entry[f'changed_{kind}'] = [
                     a[kind] != b[kind] for a, b in zip(before, now)
                 ]

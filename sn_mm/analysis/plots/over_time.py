@@ -24,7 +24,7 @@ def draw_time(numbers: list[dict]) -> Figure:
     epoch or two they move by hundredths.
 
     Args:
-        numbers: of :func:`sn_mm.analysis.numbers.time_numbers`.
+        numbers: of :func:`sn_mm.analysis.ratio_numbers.time_numbers`.
     """
     titles = list(
         dict.fromkeys(g['title'] for s in numbers for g in s['groups'])

@@ -20,7 +20,7 @@ def draw_hard(numbers: dict) -> Figure:
     cell is no choice, where two ratios are (nearly) the largest.
 
     Args:
-        numbers: of :func:`sn_mm.analysis.numbers.hard_numbers`.
+        numbers: of :func:`sn_mm.analysis.ratio_numbers.hard_numbers`.
     """
     layers, snapshots = numbers['layers'], numbers['snapshots']
     figure, axes = plt.subplots(

@@ -1,17 +1,15 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Whether the files that a run will read are there."""
+"""Whether the weights that a run will read are there."""
 
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Sequence
 
 from mmengine.config import Config
 
 from sn_mm.analysis.advice import starts_of
-from sn_mm.datasets import DataError, check_dataloaders
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 
 # from the root of the checkout, as in the configs
 _PRETRAIN = osp.join('configs', 'pretrain')
@@ -62,21 +60,3 @@ def check_starts(cfg: Config) -> None:
             "set the part's init_cfg to released weights (sn://FILE, "
             'docs/checkpoints.md) or to bn2sn://torchvision://resnet50'
         )
-
-
-def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Check that the local data sets of some data loaders are there, whole.
-
-    Args:
-        cfg: the config.
-        dataloaders: keys of the config, such as 'train_dataloader'; those
-            that it lacks are passed over.
-
-    Raises:
-        LaunchError: if a folder, an annotation file, pictures or label maps
-            are missing; see :mod:`sn_mm.datasets.checks`.
-    """
-    try:
-        check_dataloaders(cfg, dataloaders)
-    except DataError as error:
-        raise LaunchError(str(error)) from error

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from sn_mm.utils import write_text
 
-from .entries import Entry
-from .errors import CatalogError
+from .catalog_error import CatalogError
+from .config_entries import ConfigEntry
 from .markdown import BEGIN, END, replaced, table
 from .metafile import metafile
 from .paper import Paper
 
 
 def made_files(
-    root: Path, paper: Paper, entries: Sequence[Entry]
+    root: Path, paper: Paper, entries: Sequence[ConfigEntry]
 ) -> dict[Path, str]:
     """Contents of docs/configs.md, metafiles and READMEs, by path.
 
@@ -54,7 +54,7 @@ def made_files(
 
 
 def write_catalog(
-    root: Path, paper: Paper, entries: Sequence[Entry]
+    root: Path, paper: Paper, entries: Sequence[ConfigEntry]
 ) -> list[Path]:
     """Write what :func:`made_files` makes.
 
@@ -75,7 +75,7 @@ def write_catalog(
 
 
 def _section(
-    root: Path, folder: str, entries: Sequence[Entry], old: str
+    root: Path, folder: str, entries: Sequence[ConfigEntry], old: str
 ) -> str:
     """A folder's part of docs/configs.md."""
     readme = root / 'configs' / folder / 'README.md'

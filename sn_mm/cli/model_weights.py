@@ -14,7 +14,7 @@ from torch import nn
 from sn_mm.checkpoints.foreign import check_norms
 from sn_mm.utils import join_names, unwrapped
 
-from .errors import LaunchError
+from .launch_error import LaunchError
 
 # what torch raises of files that are no checkpoints, or cut off
 _UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)

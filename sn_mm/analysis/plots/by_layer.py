@@ -17,7 +17,7 @@ def draw_layers(numbers: list[dict]) -> Figure:
     """Two rows of bars, means and variances, for every snapshot.
 
     Args:
-        numbers: of :func:`sn_mm.analysis.numbers.layer_numbers`.
+        numbers: of :func:`sn_mm.analysis.ratio_numbers.layer_numbers`.
     """
     most = max(len(s['layers']) for s in numbers)
     rows = 2 * len(numbers)

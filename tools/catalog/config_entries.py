@@ -16,7 +16,7 @@ from sn_mm.cli import without_packaging_warnings
 from sn_mm.patches.metafiles import read_once
 from sn_mm.utils import progress_bar
 
-from .errors import CatalogError
+from .catalog_error import CatalogError
 from .paper import Paper, Row
 from .schedule import batch_of, length_of
 
@@ -26,7 +26,7 @@ _RELEASED = 'released'
 
 
 @dataclass(frozen=True)
-class Entry:
+class ConfigEntry:
     """One config.
 
     Attributes:
@@ -61,7 +61,7 @@ def read_entries(
     configs: Path,
     paper: Paper,
     wanted: Callable[[str], bool] = lambda config: True,
-) -> tuple[Entry, ...]:
+) -> tuple[ConfigEntry, ...]:
     """Every config, in the order of folders and names.
 
     Args:
@@ -93,19 +93,19 @@ def _name(path: Path, configs: Path) -> str:
     return path.relative_to(configs).with_suffix('').as_posix()
 
 
-def _entry(path: Path, configs: Path, paper: Paper) -> Entry:
+def _entry(path: Path, configs: Path, paper: Paper) -> ConfigEntry:
     name = _name(path, configs)
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
     except ModuleNotFoundError as error:
         rows = paper.rows_of(name)
-        return Entry(name, rows, '', None, None, missing=str(error))
+        return ConfigEntry(name, rows, '', None, None, missing=str(error))
     except Exception as error:  # a config may raise whatever Python can
         raise CatalogError(
             f'{path} cannot be read: {error}; correct it'
         ) from error
     start = 'the released file' if _is_released(name) else _start(cfg)
-    return Entry(
+    return ConfigEntry(
         name, paper.rows_of(name), start, batch_of(cfg, name), length_of(cfg)
     )
 

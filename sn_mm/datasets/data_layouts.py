@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataLayout:
     """How a data set of the toolboxes lies under its ``data_root``.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layout:
         )
 
 
-COCO = Layout(
+COCO = DataLayout(
     name='COCO 2017',
     tree=(
         'annotations/instances_{train,val}2017.json',
@@ -63,7 +63,7 @@ COCO = Layout(
         'image_info_test2017.json',
     ),
 )
-CITYSCAPES = Layout(
+CITYSCAPES = DataLayout(
     name='Cityscapes',
     tree=(
         'leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png',
@@ -85,7 +85,7 @@ CITYSCAPES = Layout(
     'the *_gtFine_polygons.json',
     marks=('leftImg8bit', 'gtFine'),
 )
-ADE20K = Layout(
+ADE20K = DataLayout(
     name='ADE20K (SceneParsing 2016)',
     tree=(
         'images/training/*.jpg (20210)',
@@ -98,7 +98,7 @@ ADE20K = Layout(
     label_suffix='.png',
     marks=('training', 'validation', 'testing'),
 )
-IMAGENET = Layout(
+IMAGENET = DataLayout(
     name='ImageNet-1K (ILSVRC 2012)',
     tree=(
         'train/CLASS/*.JPEG (1000 folders, 1281167 pictures)',
