@@ -26,6 +26,7 @@ __all__ = [
     'harden',
     'load_pretrained',
     'normalize_weights',
+    'share_lstm',
     'transplant',
     'update_batch_average',
 ]
@@ -38,6 +39,7 @@ _LATER = {
     'fuse_relu': 'surgery',
     'harden': 'surgery',
     'normalize_weights': 'surgery',
+    'share_lstm': 'surgery',
     'transplant': 'teaching',
 }
 

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Surgery as a config says it: ``ConvertNorm``, ``NormalizeWeights``."""
+"""Surgery as a config says it: ``type='ConvertNorm'`` and its kin."""
 
 from __future__ import annotations
 
@@ -45,6 +45,36 @@ def build_converted(
 
     built = MODELS.build(dict(model, type=of))
     return swap_norms(built, norm_cfg, include, exclude, components)
+
+
+@MODELS.register_module(name='ShareLSTM')
+def build_sharing(
+    of: str,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    components: str | Sequence[str] | None = None,
+    **model: Any,
+) -> nn.Module:
+    """Build a model whose BHN layers share LSTMs: ``type='ShareLSTM'``.
+
+    ``model=dict(type='ShareLSTM', of='MaskRCNN', ...)`` with all else as for
+    ``type='MaskRCNN'``, and ``norm_cfg=dict(type='BHN')`` in neck and heads.
+
+    Args:
+        of: type of the model.
+        include, exclude, components: see :func:`sn_mm.share_lstm`.
+        model: arguments of the model.
+
+    Returns:
+        The model, an instance of ``of``.
+
+    Raises:
+        ValueError: see :func:`sn_mm.share_lstm`.
+    """
+    from sn_mm.surgery.share_lstm import share_lstm
+
+    built = MODELS.build(dict(model, type=of))
+    return share_lstm(built, components, include, exclude)
 
 
 @MODELS.register_module(name='NormalizeWeights')

@@ -5,6 +5,7 @@ from .convert_norm import convert_norm
 from .fold import fold, fold_with_report
 from .fuse_relu import fuse_relu
 from .harden import harden
+from .share_lstm import share_lstm
 from .weight_norms import normalize_weights
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     'fuse_relu',
     'harden',
     'normalize_weights',
+    'share_lstm',
 ]
