@@ -173,12 +173,17 @@ def main(args: list | None = None) -> None:
         f'{len(pictures.files)} pictures, {len(held_out)} of them held out, '
         f'{batch_size} a step'
     )
+    for line in teacher.said:
+        print(line)
     if teacher.folded:
-        print('its statistics are folded into its weights: measured anew')
+        print(
+            f'statistics of {len(teacher.folded)} layers are folded into '
+            'their weights: measured anew'
+        )
         few = min(_UNFOLDED, len(batches))
         unfold(
             teacher.model,
-            teacher.norms,
+            teacher.folded,
             (batches[i] for i in range(few)),
             parts,
         )
@@ -199,7 +204,7 @@ def main(args: list | None = None) -> None:
         norms_only=args.norms_only,
         seed=args.seed,
     )
-    content = start_content(student, parts, done, about, teacher.meta)
+    content = start_content(student, parts, done, about, teacher.dataset_meta)
     write_checkpoint(content, out, size_of(content), progress=True)
     unfinished.unlink(missing_ok=True)
     picture = out.with_name(f'{out.stem}_errors.png')

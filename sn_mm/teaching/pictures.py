@@ -207,52 +207,45 @@ def of_training_set(cfg: Config, scope: str | None) -> list[str]:
         raise PicturesError(
             'the config has no train_dataloader: name a folder of pictures'
         )
-    config = _without_filters(copy.deepcopy(loader['dataset']))
+    found: dict[str, None] = {}
     with DATASETS.switch_scope_and_registry(scope) as datasets:
-        try:
-            dataset = datasets.build(config)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise PicturesError(
-                f'the training set of the config cannot be read: {error}; '
-                'name a folder of pictures instead'
-            ) from error
-    found = list(dict.fromkeys(_paths(dataset)))
+        for config in _innermost(loader['dataset']):
+            try:
+                dataset = datasets.build(_without_labels(config))
+                dataset.full_init()
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                raise PicturesError(
+                    'the training set of the config cannot be read: '
+                    f'{error}; name a folder of pictures instead'
+                ) from error
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            found.update(
+                (i['img_path'], None) for i in infos if 'img_path' in i
+            )
     if not found:
         raise PicturesError(
             "the config's training set names no files: name a folder of "
             'pictures instead'
         )
-    return found
+    return list(found)
 
 
-def _without_filters(node: Any) -> Any:
-    """No pipeline, which would load labels, and no filter by labels."""
-    if isinstance(node, dict):
-        for key in node:
-            node[key] = _without_filters(node[key])
-        if 'pipeline' in node:
-            node['pipeline'] = []
-        if 'filter_cfg' in node:
-            node['filter_cfg'] = None
-    elif isinstance(node, list):
-        return [_without_filters(entry) for entry in node]
-    return node
-
-
-def _paths(dataset: Any) -> Iterator[str]:
-    """Of a data set, also one inside of wrappers."""
-    inner = getattr(dataset, 'datasets', None) or getattr(
-        dataset, 'dataset', None
-    )
-    if inner is not None:
-        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _paths(one)
+def _innermost(dataset: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Configs of the data sets inside of wrappers that repeat or mix them."""
+    inner = dataset.get('dataset') or dataset.get('datasets')
+    if inner is None:
+        yield dataset
         return
-    dataset.full_init()
-    for index in range(len(dataset)):
-        path = dataset.get_data_info(index).get('img_path')
-        if path:
-            yield path
+    for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from _innermost(one)
+
+
+def _without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """No pipeline, which would load labels, and no filter by labels."""
+    config = dict(copy.deepcopy(dataset), pipeline=[])
+    if config.get('filter_cfg'):
+        config['filter_cfg'] = None
+    return config
 
 
 # -- how they are loaded --
@@ -262,13 +255,12 @@ def test_pipeline(cfg: Config, scope: str | None) -> Compose:
     Raises:
         PicturesError: the config has none.
     """
+    transforms = None
     for key in ('test_dataloader', 'val_dataloader'):
-        dataset = (cfg.get(key) or {}).get('dataset') or {}
-        transforms = _pipeline_of(dataset)
-        if transforms:
-            break
-    else:
-        transforms = cfg.get('test_pipeline')
+        dataset = (cfg.get(key) or {}).get('dataset')
+        if dataset and not transforms:
+            transforms = next(_innermost(dataset)).get('pipeline')
+    transforms = transforms or cfg.get('test_pipeline')
     if not transforms:
         raise PicturesError(
             'the config has no test-time pipeline (test_dataloader, '
@@ -277,16 +269,6 @@ def test_pipeline(cfg: Config, scope: str | None) -> Compose:
     kept = [t for t in transforms if not _reads_labels(t)]
     with TRANSFORMS.switch_scope_and_registry(scope) as registry:
         return Compose([registry.build(copy.deepcopy(t)) for t in kept])
-
-
-def _pipeline_of(dataset: Mapping[str, Any]) -> list | None:
-    """Of a data set's config, also one inside of wrappers."""
-    if dataset.get('pipeline'):
-        return dataset['pipeline']
-    inner = dataset.get('dataset') or dataset.get('datasets')
-    if isinstance(inner, (list, tuple)):
-        inner = inner[0] if inner else None
-    return _pipeline_of(inner) if isinstance(inner, Mapping) else None
 
 
 def _reads_labels(transform: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ def start_content(
     parts: Sequence[str],
     done: Transplant,
     about: Mapping[str, Any],
-    meta: Mapping[str, Any] | None = None,
+    dataset_meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What to save.
 
@@ -32,7 +32,7 @@ def start_content(
             backbone's, for ``init_cfg``; of more, the whole model's.
         done: the account.
         about: teacher, number of pictures, and what else is to be noted.
-        meta: of the teacher's file; its classes are kept for a whole model.
+        dataset_meta: the teacher's classes, which a whole model keeps.
 
     Returns:
         'state_dict', on the CPU, and 'meta', of text and numbers.
@@ -53,14 +53,15 @@ def start_content(
         after=[list(a) for a in done.after],
         versions=dict(
             sn_mm=__version__,
-            torch=torch.__version__,
+            # of a class that loading without code refuses
+            torch=str(torch.__version__),
             mmengine=mmengine.__version__,
             python=platform.python_version(),
         ),
     )
     kept = {}
-    if 'heads' in parts and (meta or {}).get('dataset_meta'):
-        kept['dataset_meta'] = meta['dataset_meta']
+    if 'heads' in parts and dataset_meta:
+        kept['dataset_meta'] = dict(dataset_meta)
     return dict(meta=dict(kept, transplant=noted), state_dict=state)
 
 

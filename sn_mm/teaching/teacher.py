@@ -4,30 +4,43 @@
 from __future__ import annotations
 
 import copy
-import re
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy import find_norms
-from sn_mm.checkpoints.bn import bn_layers
-from sn_mm.checkpoints.leaves import without_wrappers
-from sn_mm.checkpoints.sources import BN, SN, open_files, parse
+from sn_mm.anatomy.norms import has_ratios, is_plain_norm
+from sn_mm.anatomy.starts import frozen_in_training
+from sn_mm.checkpoints.bn import is_folded, without_bn
+from sn_mm.checkpoints.fill_bn import BNFile, bn_state, read_bn_file
+from sn_mm.checkpoints.leaves import (
+    leaves_of_file,
+    leaves_of_model,
+    without_wrappers,
+)
+from sn_mm.checkpoints.networks import find_network
+from sn_mm.checkpoints.report import Report
+from sn_mm.checkpoints.sources import (
+    BN,
+    SCHEMES,
+    named_in_errors,
+    one_path,
+    parse,
+)
 from sn_mm.layers import RowNorm
 from sn_mm.surgery.convert_norm import swap_norms
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
 from .outputs import taught_modules
-from .unfold import is_folded
 
 # in old files BN does not count its batches
 _OPTIONAL = 'num_batches_tracked'
-# what mmcv and torchvision call norms, with a number behind
-_NORM_NAME = re.compile(r'(.*\.|)(bn|norm_layer)(\d*)')
-_ANY_NAME = re.compile(r'(.*\.|)([a-z_]+?)(\d*)')
+_FRONT = 'backbone.'
 
 
 @dataclass
@@ -37,16 +50,17 @@ class Teacher:
     Attributes:
         model: named as the student.
         norms: names of its BN layers where the student has another norm.
-        folded: whether the file's statistics are folded into its weights;
-            then :func:`.unfold.unfold` the model, and
-            :func:`begin` after that.
-        meta: of the file.
+        folded: those of them whose statistics the file has folded into its
+            weights: :func:`.unfold.unfold` them before :func:`begin`.
+        said: what there is to say of the file.
+        dataset_meta: of the file: classes and colours, if it has them.
     """
 
     model: nn.Module
     norms: list[str]
-    folded: bool = False
-    meta: dict = field(default_factory=dict)
+    folded: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    dataset_meta: dict[str, Any] = field(default_factory=dict)
 
 
 def make_teacher(
@@ -57,13 +71,13 @@ def make_teacher(
 ) -> Teacher:
     """Copy a student with BN for its norms, and fill it from a file.
 
-    Norms that have no running statistics in the file are no BN there, and
-    stay what they are.
+    Norms that are no BN in the file stay what they are.
 
     Args:
         student: built from its config; not changed.
-        source: a file, a URL or a name of the toolboxes' schemes, with
-            ``bn2sn://`` in front or without.
+        source: what may stand behind ``bn2sn://``, with that in front or
+            without: a file of any layout, a URL, a name of the toolboxes'
+            schemes.
         parts: what is taught; other parts of the copy are not filled.
         eps: of BN. Default: that of the student's norms.
 
@@ -71,38 +85,47 @@ def make_teacher(
         CheckpointError: the file cannot be read, has no BN, or does not
             fill the parts that are taught.
     """
-    file = _opened(source)
-    found = without_wrappers(file.state)
-    if not bn_layers(found):
+    parsed = parse(source if source.startswith(SCHEMES) else f'{BN}{source}')
+    if not parsed.is_bn:
         raise CheckpointError(
-            f'{source} has no batch norm (weight, bias, running_mean, '
-            'running_var of one layer): a teacher is a network with BN'
+            f'{source} is a network with SN: name a file of a network with '
+            'BN as the teacher'
         )
-    model = copy.deepcopy(student)
-    state = _fitted(found, model, source)
-    prefixes = [f'{n}.' if n else '' for n in taught_modules(model, parts)]
-    norms = [
+    file = read_bn_file(one_path(parsed))
+    options = {k: v for k, v in parsed.options.items() if k == 'part'}
+    prefixes = tuple(
+        f'{name}.' if name else '' for name in taught_modules(student, parts)
+    )
+    names = [
         name
-        for name, module in find_norms(model).items()
-        if name.startswith(tuple(prefixes))
-        and f'{name}.running_mean' in state
+        for name, module in find_norms(student).items()
+        if name.startswith(prefixes)
+        and is_plain_norm(module)
         and _is_other(module)
     ]
-    if not norms:
-        raise CheckpointError(
-            f'{source} has BN for none of the norm layers that are taught '
-            'and are not BN themselves: nothing is to be transplanted'
+    front = _FRONT if prefixes == (_FRONT,) else ''
+    with named_in_errors(file):
+        are_bn = _bn_in(
+            file, student.get_submodule(front.rstrip('.')), options
         )
-    norm_cfg = dict(type='BN') if eps is None else dict(type='BN', eps=eps)
-    model = swap_norms(model, norm_cfg, include=norms)
-    _check_filled(model, state, prefixes, source)
-    model.load_state_dict(state, strict=False)
+        norms = [n for n in names if n[len(front) :] in are_bn]
+        if not norms:
+            raise CheckpointError(
+                'it has BN for none of the norm layers that are taught and '
+                'are not BN themselves: nothing is to be transplanted'
+            )
+        norm_cfg = dict(type='BN') if eps is None else dict(type='BN', eps=eps)
+        model = swap_norms(copy.deepcopy(student), norm_cfg, include=norms)
+        said = _fill(model, front, file, options, prefixes)
+    model.requires_grad_(False)
+    model.eval()  # which returns nothing in some backbones
     layers = dict(model.named_modules())
     return Teacher(
-        model.requires_grad_(False).eval(),
+        model,
         norms,
-        is_folded([layers[n] for n in norms]),
-        file.meta,
+        [n for n in norms if is_folded(layers[n].state_dict())],
+        said,
+        _dataset_meta(file.content),
     )
 
 
@@ -118,7 +141,6 @@ def begin(student: nn.Module, teacher: Teacher, parts: Sequence[str]) -> None:
         teacher: of this student; unfolded, if its file was folded.
         parts: what is taught; other parts are left alone.
     """
-    student.train()  # which freezes stages, in some backbones
     for name, module in taught_modules(student, parts).items():
         taught = teacher.model.get_submodule(name).state_dict()
         own = module.state_dict()
@@ -126,20 +148,44 @@ def begin(student: nn.Module, teacher: Teacher, parts: Sequence[str]) -> None:
         for key, value in taught.items():
             if key in own and own[key].shape == value.shape:
                 own[key].copy_(value)
-    layers = dict(student.named_modules())
+    layers, frozen = dict(student.named_modules()), frozen_in_training(student)
     for name in teacher.norms:
-        _set_ratios(layers[name])
+        if has_ratios(layers[name]):
+            _set_ratios(layers[name], layers[name] in frozen)
 
 
-def _opened(source: str):
-    text = source if source.startswith((BN, SN)) else f'{BN}{source}'
-    parsed = parse(text)
-    if parsed.scheme == SN:
-        raise CheckpointError(
-            f'{source} is a network with SN: name a file of a network with '
-            'BN as the teacher'
-        )
-    return open_files(parsed.names, of_run=True)[0]
+def _bn_in(
+    file: BNFile, model: nn.Module, options: Mapping[str, str]
+) -> set[str]:
+    """Names of the model's norms that are BN in the file."""
+    own = leaves_of_model(model)
+    modules = any('module' in name.split('.') for name in own)
+    leaves = leaves_of_file(without_wrappers(file.tensors, modules))
+    if not any(leaf.channels for leaf in leaves.values()):
+        raise CheckpointError(without_bn(file.tensors))
+    match, _ = find_network(own, leaves, file.content, options.get('part'))
+    return {
+        name
+        for name, source in match.pairs.items()
+        if leaves[source].channels is not None
+    }
+
+
+def _fill(
+    model: nn.Module,
+    front: str,
+    file: BNFile,
+    options: Mapping[str, str],
+    prefixes: Sequence[str],
+) -> list[str]:
+    """Load the part that ``front`` names; what there is to say of it."""
+    report = Report(str(file.path), 'network with BN')
+    part = model.get_submodule(front.rstrip('.'))
+    found = bn_state(part, file, options, None, report)
+    state = {f'{front}{key}': value for key, value in found.items()}
+    _check_filled(model, state, prefixes)
+    model.load_state_dict(state, strict=False)
+    return report.said
 
 
 def _is_other(module: nn.Module) -> bool:
@@ -147,86 +193,47 @@ def _is_other(module: nn.Module) -> bool:
     return isinstance(module, RowNorm) or not hasattr(module, 'running_var')
 
 
-def _fitted(
-    state: Mapping[str, Tensor], model: nn.Module, source: str
-) -> dict[str, Tensor]:
-    """A file's tensors under the names of a model.
-
-    A backbone's own file fits a detector, and a detector's its backbone;
-    ``bn1`` is whatever the model calls its first norm.
-    """
-    own = model.state_dict()
-    places = {}
-    for name in find_norms(model):
-        match = _ANY_NAME.fullmatch(name)
-        if match:
-            places.setdefault((match[1], match[3]), name)
-
-    def renamed(key: str) -> str:
-        layer, _, leaf = key.rpartition('.')
-        match = _NORM_NAME.fullmatch(layer)
-        if key in own or match is None:
-            return key
-        return f'{places.get((match[1], match[3]), layer)}.{leaf}'
-
-    front = 'backbone.'
-    candidates = [
-        {renamed(k): v for k, v in state.items()},
-        {renamed(f'{front}{k}'): v for k, v in state.items()},
-        {
-            renamed(k[len(front) :]): v
-            for k, v in state.items()
-            if k.startswith(front)
-        },
-    ]
-    hits = [sum(k in own for k in c) for c in candidates]
-    if not max(hits):
-        raise CheckpointError(
-            f'{source}: no tensor of the file has a place in the model: the '
-            f'file holds {join_names(state, 4)}, the model '
-            f'{join_names(own, 4)}'
-        )
-    return candidates[hits.index(max(hits))]
-
-
 def _check_filled(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    prefixes: Iterable[str],
-    source: str,
+    model: nn.Module, state: Mapping[str, Tensor], prefixes: Iterable[str]
 ) -> None:
-    own = {
-        k: v
-        for k, v in model.state_dict().items()
-        if k.startswith(tuple(prefixes))
-    }
-    missing = [k for k in own if k not in state and not k.endswith(_OPTIONAL)]
+    own = model.state_dict()
+    missing = [
+        key
+        for key in own
+        if key.startswith(tuple(prefixes))
+        and key not in state
+        and not key.endswith(_OPTIONAL)
+    ]
     if missing:
         raise CheckpointError(
-            f'{source} lacks {join_names(missing, 3)}: the teacher has to be '
-            'a trained network of the same design; teach those parts alone '
-            'that the file has (--parts), or name another file (--teacher)'
-        )
-    wrong = [
-        k for k, v in own.items() if k in state and state[k].shape != v.shape
-    ]
-    if wrong:
-        key = wrong[0]
-        raise CheckpointError(
-            f'{source}: {key} has shape {tuple(state[key].shape)} in the '
-            f'file and {tuple(own[key].shape)} in the model'
+            f'it does not fill {join_names(missing, 3)}: the teacher has to '
+            'be a trained network of the same design; teach those parts '
+            'alone that the file has (--parts), or name another file '
+            '(--teacher)'
         )
 
 
 @torch.no_grad()
-def _set_ratios(norm: nn.Module) -> None:
+def _set_ratios(norm: nn.Module, frozen: bool) -> None:
     """Equal ones; in a frozen layer BN alone, as it will never learn."""
-    if not isinstance(norm, RowNorm) or not norm.ratios():
-        return
     ratios = norm.ratios()
-    frozen = not any(p.requires_grad for p in norm.parameters())
     for ratio in ratios.values():
         ratio.fill_(1 / len(norm.statistics))
         if frozen and 'bn' in norm.statistics:
             ratio.zero_()[..., norm.statistics.index('bn')] = 1
     norm.set_ratios_(ratios)
+
+
+def _dataset_meta(content: Any) -> dict[str, Any]:
+    """Classes and colours, which mmengine keeps beside a run's weights."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    if not isinstance(found, Mapping):
+        return {}
+    kept = {}
+    for key in ('classes', 'palette'):
+        try:
+            kept[key] = json.loads(json.dumps(found[key]))
+        except (KeyError, TypeError):  # not there, or no plain text
+            continue
+    return kept

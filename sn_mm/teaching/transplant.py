@@ -181,6 +181,7 @@ def transplant(
         _modes_kept(student, teacher),
     ):
         torch.manual_seed(seed)
+        student.train()  # some backbones freeze stages only now
         if held_out is None:
             held_out = list(islice(endless(batches), _FIRST))
         teacher.eval()
@@ -244,7 +245,7 @@ def _teach(
     steps = course.settings['steps']
     rates = [group['lr'] for group in optimizer.param_groups]
     interval = max(1, steps // MEASURED)
-    scaler = torch.cuda.amp.GradScaler() if amp else None
+    scaler = _scaler() if amp else None
     _teaching_mode(student)
     with progress_bar('transplant', steps, progress) as advance:
         advance(course.step)
@@ -264,6 +265,13 @@ def _teach(
                 if state_file is not None:
                     course.save(state_file, optimizer, rates)
                 _teaching_mode(student)
+
+
+def _scaler():
+    """Of losses, against underflow; torch below 2.3 has it elsewhere."""
+    if hasattr(torch.amp, 'GradScaler'):
+        return torch.amp.GradScaler('cuda')
+    return torch.cuda.amp.GradScaler()
 
 
 def _step(

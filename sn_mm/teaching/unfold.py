@@ -23,23 +23,6 @@ from .outputs import run_teacher
 from .rois import Regions
 
 
-def is_folded(norms: Iterable[nn.Module]) -> bool:
-    """Whether BN layers have no statistics, but affine parameters.
-
-    A new network, whose affine parameters are 1 and 0, is not folded.
-    """
-    norms = list(norms)
-    without = all(
-        bool((n.running_mean == 0).all() and (n.running_var == 1).all())
-        for n in norms
-    )
-    trained = any(
-        n.affine and bool((n.weight != 1).any() or (n.bias != 0).any())
-        for n in norms
-    )
-    return without and trained
-
-
 @torch.no_grad()
 def unfold(
     model: nn.Module,

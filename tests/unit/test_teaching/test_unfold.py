@@ -2,9 +2,8 @@
 import copy
 
 import torch
-from torch import nn
 
-from sn_mm.teaching.unfold import is_folded, unfold
+from sn_mm.teaching.unfold import unfold
 
 from .networks import pictures, trained
 
@@ -20,15 +19,6 @@ def folded(teacher):
             norm.bias.copy_(bias)
         norm.reset_running_stats()
     return model.requires_grad_(False)
-
-
-def test_is_folded():
-    teacher = trained()
-    norms = [teacher.bn1, teacher.bn2]
-    assert not is_folded(norms)
-    assert is_folded([folded(teacher).bn1, folded(teacher).bn2])
-    assert not is_folded([nn.BatchNorm2d(4)])  # untrained
-    assert not is_folded([folded(teacher).bn1, teacher.bn2])
 
 
 def test_statistics_are_the_pictures_and_the_function_stays():
