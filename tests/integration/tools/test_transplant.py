@@ -9,8 +9,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_checkpoint
 
 import sn_mm  # noqa: F401
+from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
-from demo.writer import make_demo_data
 from sn_mm.cli import register_toolbox
 
 from . import test_train_test
