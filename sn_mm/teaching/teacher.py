@@ -24,7 +24,13 @@ from sn_mm.checkpoints.leaves import (
 )
 from sn_mm.checkpoints.networks import find_network
 from sn_mm.checkpoints.report import Report
-from sn_mm.checkpoints.sources import BN, SCHEMES, about, one_path, parse
+from sn_mm.checkpoints.sources import (
+    BN,
+    SCHEMES,
+    named_in_errors,
+    one_path,
+    parse,
+)
 from sn_mm.layers import RowNorm
 from sn_mm.surgery.convert_norm import swap_norms
 from sn_mm.utils import join_names
@@ -98,7 +104,7 @@ def make_teacher(
         and _is_other(module)
     ]
     front = _FRONT if prefixes == (_FRONT,) else ''
-    with about(file):
+    with named_in_errors(file):
         are_bn = _bn_in(
             file, student.get_submodule(front.rstrip('.')), options
         )
