@@ -4,7 +4,6 @@
 import cv2
 import pytest
 import torch
-from demo.writer import make_demo_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_checkpoint
