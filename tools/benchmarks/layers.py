@@ -14,7 +14,7 @@ from sn_mm.functional import (
     statistics,
     switchable_norm_reference,
 )
-from sn_mm.layers import SN2d, SyncSN
+from sn_mm.layers import BHN, KN, SN2d, SyncSN
 from sn_mm.utils import progress_bar
 
 from .memory import kept_for_backward
@@ -102,6 +102,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'GN': lambda c: nn.GroupNorm(32, c),
     'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
     'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
+    'KN': KN,
+    'BHN': BHN,
     'BRN rule': RuleOfBRN,
     'SN, ReLU': lambda c: WithReLU(c, fused=False),
     'SN+ReLU': lambda c: WithReLU(c, fused=True),
