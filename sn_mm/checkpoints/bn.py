@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import has_ratios
+from sn_mm.layers import RowNorm
+from sn_mm.layers.state import ONE_FOR_EACH_CHANNEL
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
@@ -184,10 +187,36 @@ def take_over(
         for n, value in tensors.items()
         if n in full and full[n].shape == value.shape
     }
+    if isinstance(layer, RowNorm):
+        made.update(_translated(layer, full))
     if has_ratios(layer):
         for moment in ('mean_weight', 'var_weight'):
             made[moment] = logits(Ratios.of(layer, frozen), share, name)
     return made
+
+
+@torch.no_grad()
+def _translated(
+    layer: RowNorm, given: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What a layer keeps otherwise than BN does, and where."""
+    blank = copy.deepcopy(layer)
+    state = blank.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            value.fill_(float('nan'))  # what is not taken stays so
+        elif name.endswith('num_batches_tracked'):
+            value.copy_(given['num_batches_tracked'])
+    blank.take_batch_norm_(
+        {n: t for n, t in given.items() if n in ONE_FOR_EACH_CHANNEL}
+    )
+    return {
+        name: value
+        for name, value in state.items()
+        if name.endswith('num_batches_tracked')
+        or value.is_floating_point()
+        and not value.isnan().any()
+    }
 
 
 def sn_name(key: str) -> str:
