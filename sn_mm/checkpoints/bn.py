@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import has_ratios
 from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.layers.state import ONE_FOR_EACH_CHANNEL
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
@@ -189,8 +190,13 @@ def take_over(
     }
     if isinstance(layer, RowNorm):
         made.update(_translated(layer, full))
-    if has_ratios(layer):
-        for moment in ('mean_weight', 'var_weight'):
+    if share is not None and not _may_be_bn(layer):
+        raise CheckpointError(
+            f'ratios={in_words(share)}, but {name} is '
+            f'{type(layer).__name__}, which has no ratios: leave ratios out'
+        )
+    if has_ratios(layer) and RATIO_PARAMETERS[0] in tensors:
+        for moment in RATIO_PARAMETERS:
             made[moment] = logits(Ratios.of(layer, frozen), share, name)
     return made
 
@@ -222,6 +228,14 @@ def _translated(
 def sn_name(key: str) -> str:
     """``bn``, ``bn1``, ... as mmcv names SN layers: ``sn``, ``sn1``, ..."""
     return re.sub(r'(?<![^.])bn(\d*)(?=\.)', r'sn\1', key)
+
+
+def _may_be_bn(layer: nn.Module) -> bool:
+    """Whether a layer has ratios, or is a batch norm as it is."""
+    return has_ratios(layer) or (
+        not isinstance(layer, RowNorm)
+        and getattr(layer, 'running_mean', None) is not None
+    )
 
 
 def bn_to_sn(

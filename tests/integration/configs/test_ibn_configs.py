@@ -86,9 +86,7 @@ def test_starts_from_a_released_file_of_its_kind(path):
     [p for p in PATHS if 'mask' not in p.name],
     ids=lambda path: path.stem,
 )
-def test_trains_and_evaluates(
-    path, data_folder, gta5, tmp_path, monkeypatch
-):
+def test_trains_and_evaluates(path, data_folder, gta5, tmp_path, monkeypatch):
     monkeypatch.chdir(data_folder)
     cfg = shrunk.shrink(shrunk.load(path), tmp_path)
     if 'gta5' in path.name:
