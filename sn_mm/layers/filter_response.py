@@ -40,7 +40,7 @@ class FRN(RowNorm):
         TypeError, ValueError, CheckpointError: see :class:`.RowNorm`.
     """
 
-    _abbr_ = 'frn'
+    _abbr_ = 'bn'
     settings = ('eps', 'tlu')
     own_settings = ('eps',)
     options = dict(tlu=True)

@@ -43,7 +43,7 @@ class ILM(RowNorm):
         TypeError, ValueError, CheckpointError: see :class:`.RowNorm`.
     """
 
-    _abbr_ = 'gn'
+    _abbr_ = 'bn'
     can_rectify = True
     settings = ('eps', 'norm', 'num_groups', 'key_group_size')
     options = dict(norm='gn', key_group_size=16, reduction=16)
