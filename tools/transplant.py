@@ -22,7 +22,7 @@ from pathlib import Path
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from arguments import add_config_argument, add_settings_argument
+from tool_arguments import add_config_argument, add_settings_argument
 
 
 def parse_args(args: list | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-# Faster R-CNN with SN throughout, and weight normalization of its convolutions.
+# Faster R-CNN with SN throughout and its convolutions weight normalized.
 _base_ = [
     'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/sn.py'
 ]

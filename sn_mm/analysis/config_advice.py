@@ -25,7 +25,7 @@ from sn_mm.utils.errors import CheckpointError
 from .advice import Start
 from .norm_table import NormRow
 
-_OURS = ('sn://', 'bn2sn://')
+_OURS = ('sn://', 'bn2sn://', 'bn2norm://')
 # Those of the toolboxes' schemes whose models have batch norms, unless their
 # names say otherwise.
 _BN = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')

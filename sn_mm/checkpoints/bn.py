@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import has_ratios
+from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
@@ -184,8 +186,13 @@ def take_over(
         for n, value in tensors.items()
         if n in full and full[n].shape == value.shape
     }
-    if has_ratios(layer):
-        for moment in ('mean_weight', 'var_weight'):
+    if share is not None and not _may_be_bn(layer):
+        raise CheckpointError(
+            f'ratios={in_words(share)}, but {name} is '
+            f'{type(layer).__name__}, which has no ratios: leave ratios out'
+        )
+    if has_ratios(layer) and RATIO_PARAMETERS[0] in tensors:
+        for moment in RATIO_PARAMETERS:
             made[moment] = logits(Ratios.of(layer, frozen), share, name)
     return made
 
@@ -193,6 +200,14 @@ def take_over(
 def sn_name(key: str) -> str:
     """``bn``, ``bn1``, ... as mmcv names SN layers: ``sn``, ``sn1``, ..."""
     return re.sub(r'(?<![^.])bn(\d*)(?=\.)', r'sn\1', key)
+
+
+def _may_be_bn(layer: nn.Module) -> bool:
+    """Whether a layer has ratios, or is a batch norm as it is."""
+    return has_ratios(layer) or (
+        not isinstance(layer, RowNorm)
+        and getattr(layer, 'running_mean', None) is not None
+    )
 
 
 def bn_to_sn(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -149,4 +148,4 @@ def draw_curves(work: Path, name: str, stem: Path) -> bool:
         stem.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(stem.with_suffix('.png'), dpi=110)
     plt.close(figure)
-    return drawn and not math.isnan(0.0)
+    return drawn

@@ -4,12 +4,12 @@
 import cv2
 import pytest
 import torch
-from demo.writer import make_demo_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_checkpoint
 
 import sn_mm  # noqa: F401
+from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
 from sn_mm.cli import register_toolbox
 
