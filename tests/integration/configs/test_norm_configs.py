@@ -19,7 +19,7 @@ from . import shrunk
 from .test_steps import runner_of
 
 # folder, and the type of all norms
-FOLDERS = dict(dn='DN', en='EN', pn='PN')
+FOLDERS = dict(brn='BRN', dn='DN', en='EN', pn='PN')
 PATHS = shrunk.paths(*FOLDERS)
 MORE = shrunk.paths('more_norms')
 WEIGHTS = shrunk.paths('weight_norms')
