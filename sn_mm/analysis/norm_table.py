@@ -82,7 +82,12 @@ def norm_rows(
 
 
 def _row(name, module, model, decay, ratios) -> NormRow:
-    parameters = dict(module.named_parameters())
+    is_ours = isinstance(module, RowNorm)
+    parameters = (
+        module.parameters_in_use()
+        if is_ours
+        else dict(module.named_parameters())
+    )
     trained = {n: p for n, p in parameters.items() if p.requires_grad}
     decayed = '?'
     if decay is not None:
@@ -138,20 +143,20 @@ def table(rows: list[NormRow]) -> str:
         'component',
         'type',
         'C',
+        'start',
         'mean ratios',
         'var ratios',
         'trainable',
         'decayed',
-        'start',
     ]
     cells = []
     for row in rows:
         ratios = [_ratio_text(row.ratios, kind) for kind in MOMENTS]
         channels = '' if row.channels is None else str(row.channels)
         cells.append(
-            [row.name, label(row.component), row.kind, channels]
+            [row.name, label(row.component), row.kind, channels, row.start]
             + ratios
-            + [row.trainable, row.decayed, row.start]
+            + [row.trainable, row.decayed]
         )
     return text_table(head, cells, rule=True)
 

@@ -149,7 +149,7 @@ def resolve(name: str) -> Path:
     so only their tables of addresses are used; downloads go to torch's
     cache.
     """
-    url, digits = _url(name), None
+    url, digits = _url(name), ()
     if url is None:
         url, digits = _released(name)
     if url is None:
@@ -164,7 +164,7 @@ def resolve(name: str) -> Path:
     if is_main_process() and not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(cached), digits)
+            torch.hub.download_url_to_file(url, str(cached), *digits)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'{url} cannot be fetched: {error}; fetch '
@@ -174,20 +174,20 @@ def resolve(name: str) -> Path:
     return cached
 
 
-def _released(name: str) -> tuple[str | None, str | None]:
+def _released(name: str) -> tuple[str | None, tuple[str, ...]]:
     """Where an IBN-Net is published, and digits of its hash.
 
     None where the name means no such file, or one that is here.
     """
     url = url_of(name)
     if url is None:
-        return None, None
+        return None, ()
     file = os.path.basename(url)
     if Path(name).exists() or Path(file).exists():
-        return None, None
+        return None, ()
     if (folder() / file).is_file():
-        return None, None
-    return url, file.removesuffix('.pth').rpartition('-')[2]
+        return None, ()
+    return url, (file.removesuffix('.pth').rpartition('-')[2],)
 
 
 def _url(name: str) -> str | None:
