@@ -82,7 +82,12 @@ def norm_rows(
 
 
 def _row(name, module, model, decay, ratios) -> NormRow:
-    parameters = dict(module.named_parameters())
+    is_ours = isinstance(module, RowNorm)
+    parameters = (
+        module.parameters_in_use()
+        if is_ours
+        else dict(module.named_parameters())
+    )
     trained = {n: p for n, p in parameters.items() if p.requires_grad}
     decayed = '?'
     if decay is not None:

@@ -186,12 +186,16 @@ def finish(model: nn.Module, report: Report) -> None:
             note_start(layer, noted_start(layer) or 'new')
             continue
         note_start(layer, f'{report.source}: {text}')
-        if layer in frozen and _takes_bn(layer):
+        if layer in frozen and (_takes_bn(layer) or _is_bn_in_the_end(layer)):
             layer.bn_eval = True
 
 
 def _takes_bn(layer: nn.Module) -> bool:
     return has_ratios(layer) and 'bn' in layer.statistics
+
+
+def _is_bn_in_the_end(layer: nn.Module) -> bool:
+    return isinstance(layer, RowNorm) and layer.inference_moments() is not None
 
 
 def _introduced(match: Match, others: list[str]) -> list[str]:

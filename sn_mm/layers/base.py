@@ -233,6 +233,10 @@ class RowNorm(_InstanceNorm):
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
 
+    def parameters_in_use(self) -> dict[str, nn.Parameter]:
+        """Its parameters by name, or those of the layer that it shares."""
+        return dict(self.named_parameters())
+
     def take_place_of(
         self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
     ) -> None:

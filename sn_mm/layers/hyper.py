@@ -213,6 +213,10 @@ class BHN(RowNorm):
         """Shapes of the tensors that are not (C,), by name."""
         return self._lstm_shapes()
 
+    def parameters_in_use(self) -> dict[str, nn.Parameter]:
+        """Those of the LSTM, another layer's or its own."""
+        return dict(self.lead().named_parameters())
+
     def take_place_of(
         self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
     ) -> None:

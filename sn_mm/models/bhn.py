@@ -47,6 +47,8 @@ class BHNBackbone:
             not BHN, and for BHN as ``norm_cfg``.
     """
 
+    has_other_norms = True  # beside BHN, and print_norms need not warn
+
     def __init__(
         self,
         *args,

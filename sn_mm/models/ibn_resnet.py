@@ -43,6 +43,8 @@ class IBNResNet:
             norms are several, or for a ratio that does not divide.
     """
 
+    has_other_norms = True  # beside IBN, and print_norms need not warn
+
     def __init__(
         self,
         *args,

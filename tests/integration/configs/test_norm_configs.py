@@ -19,7 +19,7 @@ from . import shrunk
 from .test_steps import runner_of
 
 # folder, and the type of all norms
-FOLDERS = dict(dn='DN', en='EN', pn='PN')
+FOLDERS = dict(brn='BRN', dn='DN', en='EN', pn='PN')
 PATHS = [
     path for folder in FOLDERS for path in shrunk.paths(folder)
 ]  # sorted by method

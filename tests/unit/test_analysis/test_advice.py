@@ -75,7 +75,10 @@ def test_large_ratios_of_bn_at_a_small_batch():
         ('sn://ResNet50v1_sn_(8,4).pth', 4),
         ('sn-8x32.pth', 32),
         ('resnet50.pth', None),
-        ('fcn_512x1024_4x2x1.pth', None),
+        ('fcn_r50-d8_512x1024_40k_cityscapes.pth', None),
+        ('pspnet_r50-d8_769x769_80k.pth', None),
+        ('fcn_r50_4xb2-40k_cityscapes-512x1024.pth', 2),
+        ('resnet50_4x2x1.pth', None),
     ],
 )
 def test_batch_in_a_name(name, images):

@@ -38,7 +38,7 @@ def test_layers():
         lines[3],
     ]
     most = lines[3].partition('differ most in: ')[2].split(', ')
-    assert [text.split()[0] for text in most] == ['a', 'c', 'b']
+    assert [text.split()[0] for text in most] == ['c', 'a', 'b']
     assert most[2] == 'b (0.00)'
 
 

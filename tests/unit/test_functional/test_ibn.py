@@ -9,10 +9,16 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import nn
 
-from sn_mm import convert_norm, find_norms, update_batch_average
+import sn_mm.models.ibn_resnet  # noqa: F401
+from sn_mm import (
+    convert_norm,
+    find_norms,
+    load_pretrained,
+    update_batch_average,
+)
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.layers import IBN, SyncIBN, base
-from tests.builders import resnet
+from tests.builders import build, resnet
 from tests.distributed import run_processes
 from tests.family import fixture_of
 from tests.utils import randomize, relative_error, run
@@ -144,6 +150,19 @@ def test_conversion_there_and_back():
     for name in ('weight', 'bias'):
         assert torch.equal(getattr(model[0], name), state[f'0.{name}'])
     assert torch.equal(model[0].running_mean[2:], state['0.running_mean'][2:])
+
+
+def test_a_file_of_a_network_with_bn(tmp_path):
+    teacher = randomize(resnet(norm_cfg=dict(type='BN')))
+    torch.save(teacher.state_dict(), tmp_path / 'bn.pth')
+    cfg = dict(type='IBNResNet', depth=18, base_channels=8, stem_channels=8)
+    model = build('mmdet', cfg)
+    report = load_pretrained(model, f'bn2norm://{tmp_path / "bn.pth"}')
+    assert not report.missing
+    old, new = teacher.layer1[0].bn1, model.layer1[0].bn1
+    assert torch.equal(new.IN.weight, old.weight[:4])
+    assert torch.equal(new.BN.running_var, old.running_var[4:])
+    assert torch.equal(model.layer4[0].bn1.bias, teacher.layer4[0].bn1.bias)
 
 
 def test_a_frozen_bn_is_left_alone():

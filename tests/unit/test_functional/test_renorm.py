@@ -8,7 +8,13 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import nn
 
-from sn_mm import convert_norm, find_norms, fold, update_batch_average
+from sn_mm import (
+    convert_norm,
+    find_norms,
+    fold,
+    load_pretrained,
+    update_batch_average,
+)
 from sn_mm.layers import BRN, RowNorm, SyncBRN
 from sn_mm.layers.renorm import PUBLISHED_SCHEDULE
 from tests.builders import resnet
@@ -160,6 +166,25 @@ def test_a_state_of_bn_evaluates_to_the_same():
     layer = BRN(8, renorm_schedule={})  # whose steps begin now
     layer.load_state_dict(old.state_dict(), strict=True)
     assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize('schedule', [None, {}])
+def test_a_file_of_a_network_with_bn(tmp_path, schedule):
+    teacher = resnet(norm_cfg=dict(type='BN'))
+    randomize(teacher)
+    for m in teacher.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.num_batches_tracked.fill_(9)
+    torch.save(teacher.state_dict(), tmp_path / 'bn.pth')
+    cfg = dict(type='BRN', renorm_schedule=schedule)
+    model = resnet(norm_cfg=cfg)
+    report = load_pretrained(model, f'bn2norm://{tmp_path / "bn.pth"}')
+    assert not report.missing
+    assert model.bn1.num_batches_tracked == (9 if schedule is None else 0)
+    x = torch.randn(1, 3, 64, 64).double()
+    teacher.double().eval(), model.double().eval()
+    for a, b in zip(model(x), teacher(x)):
+        assert relative_error(a, b) < 1e-5
 
 
 @pytest.mark.parametrize('kind', ['BRN', 'SyncBRN'])

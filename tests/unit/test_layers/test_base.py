@@ -131,7 +131,7 @@ def test_what_a_subclass_does_when_states_are_loaded():
     class Heeding(Batch):
         def check_loading(self, state_dict, prefix, errors):
             calls.append(('check', prefix, float(self.weight[0])))
-            if 'refused' in state_dict:
+            if state_dict[f'{prefix}weight'].sum() < 0:
                 errors.append('it is refused')
 
         def after_loading(self, state_dict, prefix):
@@ -143,7 +143,7 @@ def test_what_a_subclass_does_when_states_are_loaded():
     model.load_state_dict(state)
     assert calls == [('check', '0.', 1.0), ('after', '0.', 5.0)]
     with pytest.raises(RuntimeError, match='it is refused'):
-        model.load_state_dict({**state, 'refused': torch.ones(1)})
+        model.load_state_dict({**state, '0.weight': torch.full((2,), -1.0)})
 
 
 def test_settings_that_would_compute_something_else():

@@ -24,8 +24,11 @@ def test_only_the_stems_pool_is_another(scope):
     if scope == 'mmpretrain':
         config = dict(depth=18)
     with MODELS.switch_scope_and_registry(scope) as models:
-        model = models.build(dict(type='SSNResNet', **config)).eval()
-        usual = models.build(dict(type='ResNet', **config)).eval()
+        model = models.build(dict(type='SSNResNet', **config))
+        usual = models.build(dict(type='ResNet', **config))
+    # not chained: train() of mmdet's ResNet returns None
+    model.eval()
+    usual.eval()
     assert isinstance(model, base)
     usual.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 96)

@@ -54,8 +54,9 @@ def test_strict_loading_needs_all_of_the_model():
 
 def test_all_others_go_to_mmengine(tmp_path):
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    save_checkpoint(dict(state_dict=one.state_dict()), tmp_path / 'x.pth')
-    load_checkpoint(other, str(tmp_path / 'x.pth'), strict=True)
+    file = str(tmp_path / 'x.pth')
+    save_checkpoint(dict(state_dict=one.state_dict()), file)
+    load_checkpoint(other, file, strict=True)
     assert torch.equal(one.weight, other.weight)
 
 

@@ -29,9 +29,9 @@ def test_it_is_mmengines_under_the_same_name():
 def test_other_checkpoints_are_left_to_mmengine(tmp_path):
     source = nn.Linear(2, 2)
     state = {f'part.body.{k}': v for k, v in source.state_dict().items()}
-    file = tmp_path / 'x.pth'
+    file = str(tmp_path / 'x.pth')
     save_checkpoint(dict(state_dict=state), file)
-    part = Part(checkpoint=str(file), prefix='part')
+    part = Part(checkpoint=file, prefix='part')
     part.init_weights()
     assert torch.equal(part.body.weight, source.weight)
 
@@ -39,7 +39,7 @@ def test_other_checkpoints_are_left_to_mmengine(tmp_path):
 def test_a_start_from_bn_fills_the_backbone(tmp_path):
     source = resnet(norm_cfg=BN_CFG)
     state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
-    file = tmp_path / 'bn.pth'
+    file = str(tmp_path / 'bn.pth')
     save_checkpoint(dict(state_dict=state), file)
     checkpoint = f'bn2sn://{file}'
     init = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone')
@@ -50,7 +50,7 @@ def test_a_start_from_bn_fills_the_backbone(tmp_path):
 
 
 def test_a_prefix_that_nothing_has_is_an_error(tmp_path):
-    file = tmp_path / 'bn.pth'
+    file = str(tmp_path / 'bn.pth')
     state = resnet(norm_cfg=BN_CFG).state_dict()
     save_checkpoint(dict(state_dict=state), file)
     init = PretrainedSN(checkpoint=f'bn2sn://{file}', prefix='neck')

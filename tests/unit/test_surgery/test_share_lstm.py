@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from sn_mm import share_lstm
+from sn_mm.analysis.norm_table import norm_rows
 from sn_mm.layers import BHN
 from sn_mm.surgery.share_lstm import part_of
 from tests.builders import (
@@ -129,3 +130,13 @@ def test_errors_name_the_fix():
     model.convs = nn.Sequential(BHN(8), BHN(8, reduction=2))
     with pytest.raises(ValueError, match='convs differ in reduction'):
         share_lstm(model)
+
+
+def test_table_shows_what_trains():
+    """Layers that share are no more frozen than the one that they follow."""
+    model = share_lstm(detector())
+    model.roi_head.requires_grad_(False)
+    rows = {r.name: r for r in norm_rows(model) if r.kind == 'BHN'}
+    assert rows['neck.lateral_convs.3.bn'].trainable == 'yes'
+    name = 'roi_head.bbox_head.shared_convs.3.bn'
+    assert rows[name].trainable == 'no'
