@@ -43,6 +43,7 @@ from torch.func import functional_call
 from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import AveragedModel
 
+from sn_mm.functional import reference
 from sn_mm.functional.reference import (
     batch_renorm_reference,
     dynamic_norm_reference,
@@ -237,6 +238,62 @@ def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     return hyper_norm_reference(x, lstm, *running)[0]
 
 
+def filter_response_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Filter Response Normalization."""
+    return reference.filter_response_norm_reference(
+        x, layer.weight, layer.bias, layer.tau, eps=layer.eps
+    )
+
+
+def instance_enhancement_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Instance Enhancement Batch Normalization."""
+    return reference.instance_enhancement_reference(
+        *(x, layer.weight_readjust, layer.bias_readjust),
+        *affine_and_running(layer),
+        eps=layer.eps,
+    )
+
+
+def attentive_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Attentive Normalization."""
+    return reference.attentive_norm_reference(
+        *(x, layer.attention_weight, layer.attention_bias),
+        *affine_and_running(layer),
+        num_groups=layer.num_groups if layer.norm == 'gn' else None,
+        eps=layer.eps,
+    )
+
+
+def instance_level_meta_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Instance-Level Meta Normalization."""
+    return reference.instance_level_meta_reference(
+        *(x, layer.embed_weight, layer.scale_weight, layer.shift_weight),
+        *(layer.weight, layer.bias),
+        norm=layer.norm,
+        num_groups=layer.num_groups,
+        key_group_size=layer.key_group_size,
+        eps=layer.eps,
+    )
+
+
+def batch_group_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Batch Group Normalization."""
+    return reference.batch_group_norm_reference(
+        *(x, *affine_and_running(layer)),
+        num_groups=layer.num_groups,
+        eps=layer.eps,
+    )
+
+
+def ghost_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Ghost Batch Normalization."""
+    return reference.ghost_batch_norm_reference(
+        *(x, *affine_and_running(layer)),
+        virtual_batch_size=layer.virtual_batch_size,
+        eps=layer.eps,
+    )
+
+
 def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
     """weight, bias and, where they are in use, the running statistics."""
     running = (None, None)
@@ -326,6 +383,27 @@ NORMS = (
         dict(type='EN', statistics=('in', 'gn'), num_groups=4),
         exemplar_oracle,
     ),
+    Norm('FRN', dict(type='FRN'), filter_response_oracle),
+    Norm('IEBN', dict(type='IEBN'), instance_enhancement_oracle),
+    Norm('SyncIEBN', dict(type='SyncIEBN'), instance_enhancement_oracle),
+    Norm('AN', dict(type='AN', k=3), attentive_oracle),
+    Norm('SyncAN', dict(type='SyncAN'), attentive_oracle),
+    Norm(
+        'AN of gn', dict(type='AN', norm='gn', num_groups=4), attentive_oracle
+    ),
+    Norm(
+        'ILM',
+        dict(type='ILM', num_groups=4, key_group_size=2),
+        instance_level_meta_oracle,
+    ),
+    Norm(
+        'ILM of in',
+        dict(type='ILM', norm='in', key_group_size=4),
+        instance_level_meta_oracle,
+    ),
+    Norm('BGN', dict(type='BGN', num_groups=4), batch_group_oracle),
+    Norm('SyncBGN', dict(type='SyncBGN', num_groups=2), batch_group_oracle),
+    Norm('GhostBN', dict(type='GhostBN', virtual_batch_size=2), ghost_oracle),
     Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
     Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
     Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),

@@ -54,7 +54,9 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MPLBACKEND="${MPLBACKEND:-Agg}"
 cd "$SN_MM_ROOT"
 if [ $# -eq 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null; then
-  # the whole suite on all cores; a file's tests share what they prepare
-  set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile
+  # the whole suite on all cores; a file's tests share what they prepare, and
+  # the long files of tests/integration come first
+  set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile \
+    --no-loadscope-reorder
 fi
 exec "$PYTHON" -m pytest "$@"

@@ -1,6 +1,9 @@
 # Domain generalization: DeepLabV3+ on IBN-Net-50-b learns on GTA5 and is
 # evaluated on Cityscapes. The other settings are the base's.
-_base_ = 'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-769x769.py'
+_base_ = (
+    'mmseg::deeplabv3plus/'
+    'deeplabv3plus_r50-d8_4xb2-40k_cityscapes-769x769.py'
+)
 
 custom_imports = dict(
     imports=['sn_mm', 'sn_mm.models.ibn_resnet', 'sn_mm.datasets.gta5'],

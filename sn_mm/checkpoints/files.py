@@ -8,7 +8,6 @@ outer entries, and the tensors that OpenMMLab's models have no place for.
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +18,13 @@ from sn_mm.utils.errors import CheckpointError
 
 from .convert import (
     STYLES,
-    convert,
     leftovers,
     name_of,
     restore,
-    style_of,
 )
 from .fill_bn import plain_state, read_bn_file
 from .infer import infer_parts
+from .joined import convert_files
 from .layouts import Layout
 from .reader import CheckpointFile
 from .report import Dropped, Report
@@ -95,15 +93,9 @@ def convert_source(
 def _from_public(
     found: list[tuple[CheckpointFile, Layout]], to: str
 ) -> Conversion:
-    state: OrderedDict[str, Tensor] = OrderedDict()
-    metadata, parts, reports = {}, [], []
-    for file, layout in found:
-        report = Report(str(file.path), str(layout))
-        style = style_of(to, layout, len(found) > 1)
-        with named_in_errors(file):
-            part = convert(file.state, layout, name_of(style), report)
-        state.update(part)
-        metadata.update(part._metadata)
+    state, styles, reports = convert_files(found, to)
+    parts = []
+    for (file, layout), style, report in zip(found, styles, reports):
         parts.append(
             dict(
                 kind=layout.kind,
@@ -115,10 +107,8 @@ def _from_public(
             )
         )
         _drop_others(file, report)
-        reports.append(report)
-    state._metadata = metadata
     content = dict(meta={_META: dict(parts=parts)}, state_dict=state)
-    return Conversion(content, _joined(reports))
+    return Conversion(content, _joined_reports(reports))
 
 
 def _to_public(file: CheckpointFile, part: str | None) -> Conversion:
@@ -199,7 +189,7 @@ def _drop_others(file: CheckpointFile, report: Report) -> None:
     report.dropped += [Dropped(k, 'not weights') for k in file.dropped]
 
 
-def _joined(reports: list[Report]) -> Report:
+def _joined_reports(reports: list[Report]) -> Report:
     joined = Report(
         ', '.join(r.source for r in reports),
         ' + '.join(r.layout for r in reports),

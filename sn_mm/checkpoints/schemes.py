@@ -19,8 +19,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .convert import convert, name_of, style_of
 from .fill_bn import plain_state
+from .joined import convert_files
 from .load import Opened, fill_model, open_source
 from .report import Report
 from .sources import (
@@ -29,7 +29,6 @@ from .sources import (
     IBN,
     SN,
     Source,
-    named_in_errors,
     parse,
 )
 
@@ -76,29 +75,12 @@ def load_sn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
     """
     source = parse(filename)
     opened = open_source(source)
-    state = _joined(source, opened)
+    state, _, _ = convert_files(opened, source.options.get('to', 'mmdet'))
     if 'to' in source.options:
         return SchemeCheckpoint(state, map_location)
     return SchemeCheckpoint(
         state, map_location, functools.partial(_fill, source, opened)
     )
-
-
-def _joined(source: Source, opened: Opened) -> OrderedDict[str, Tensor]:
-    """The public files of a source, converted, in one state dict."""
-    to = source.options.get('to', 'mmdet')
-    state: OrderedDict[str, Tensor] = OrderedDict()
-    metadata: dict[str, Any] = {}
-    for file, layout in opened:
-        name = name_of(style_of(to, layout, len(opened) > 1))
-        with named_in_errors(file):
-            part = convert(
-                file.state, layout, name, Report(str(file.path), str(layout))
-            )
-        state.update(part)
-        metadata.update(part._metadata)
-    state._metadata = metadata
-    return state
 
 
 @CheckpointLoader.register_scheme(prefixes=(BN, BN_TO_ANY), force=True)

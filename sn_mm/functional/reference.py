@@ -310,6 +310,212 @@ def _mean_and_var(x: Tensor, dims) -> tuple[Tensor, Tensor]:
     return mean, (x - mean).square().mean(dims, keepdim=True)
 
 
+def filter_response_norm_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    tau: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Filter Response Normalization, and the thresholded linear unit.
+
+    Args:
+        x: (N, C, *spatial).
+        weight, bias, tau: (C,), or None of the last.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    y = flat / (flat.square().mean(2, keepdim=True) + abs(eps)).sqrt()
+    y = _with_affine(y, weight, bias)
+    if tau is not None:
+        y = torch.maximum(y, tau[:, None])
+    return y.view(x.shape)
+
+
+def instance_enhancement_reference(
+    x: Tensor,
+    weight_readjust: Tensor,
+    bias_readjust: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """BN whose scale is multiplied by a sigmoid of each sample's mean.
+
+    Args:
+        x: (N, C, *spatial).
+        others: (C,); running moments in place of the batch's.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    mean, var = _moments('bn', flat, False, 1, running_mean, running_var)
+    own = flat.mean(2, keepdim=True) * weight_readjust[:, None]
+    gate = torch.sigmoid(own + bias_readjust[:, None])
+    y = (flat - mean) / (var + eps).sqrt() * gate
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
+def attentive_norm_reference(
+    x: Tensor,
+    attention_weight: Tensor,
+    attention_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    num_groups: int | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """BN or GN with affine pairs that an attention mixes for each sample.
+
+    Args:
+        x: (N, C, *spatial).
+        attention_weight, weight, bias: (K, C).
+        attention_bias: (K,).
+        running_mean, running_var: (C,), in place of the batch's moments.
+        num_groups: of GN; None for BN.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    size = flat.shape[2]
+    spread = flat.var(2, unbiased=size > 1)
+    features = flat.mean(2) / (spread + 1e-3).sqrt()
+    logits = features @ attention_weight.T + attention_bias
+    shares = ((logits + 3) / 6).clamp(0, 1)
+    name = 'bn' if num_groups is None else 'gn'
+    mean, var = _moments(
+        name, flat, False, num_groups, running_mean, running_var
+    )
+    y = (flat - mean) / (var + eps).sqrt()
+    y = y * (shares @ weight)[..., None] + (shares @ bias)[..., None]
+    return y.view(x.shape)
+
+
+def instance_level_meta_reference(
+    x: Tensor,
+    embed_weight: Tensor,
+    scale_weight: Tensor,
+    shift_weight: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    norm: str = 'gn',
+    num_groups: int = 32,
+    key_group_size: int = 16,
+    eps: float = 1e-5,
+) -> Tensor:
+    """IN, LN or GN whose affine pair follows from a sample's moments.
+
+    Args:
+        x: (N, C, *spatial).
+        embed_weight, scale_weight, shift_weight: (E, K), (K, E), (K, E).
+        weight, bias: (C,).
+        others: see
+            :class:`sn_mm.functional.instance_level_meta.InstanceLevelMetaRule`.
+
+    Returns:
+        y, shaped like x.
+    """
+    samples, channels = x.shape[:2]
+
+    def moments(groups):
+        rows = x.reshape(samples, groups, -1)
+        var = rows.var(2, unbiased=rows.shape[2] > 1)
+        return rows.mean(2), var
+
+    keys = channels // key_group_size
+    key_mean, key_var = moments(keys)
+    gain = torch.sigmoid(torch.relu(key_var @ embed_weight.T) @ scale_weight.T)
+    offset = torch.tanh(torch.relu(key_mean @ embed_weight.T) @ shift_weight.T)
+    gain, offset = (
+        t.repeat_interleave(key_group_size, dim=1) for t in (gain, offset)
+    )
+    groups = {'in': channels, 'ln': 1, 'gn': num_groups}[norm]
+    mean, var = (
+        t.repeat_interleave(channels // groups, dim=1)[..., None]
+        for t in moments(groups)
+    )
+    y = (x.flatten(2) - mean) / (var + eps).sqrt()
+    y = y * (gain + weight)[..., None] + (offset + bias)[..., None]
+    return y.view(x.shape)
+
+
+def batch_group_norm_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    num_groups: int = 32,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Groups of channels, pooled over the batch.
+
+    Args:
+        x: (N, C, *spatial).
+        weight, bias: (C,).
+        running_mean, running_var: (C,), of channels, pooled in the batch's
+            place.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    if running_mean is None:
+        rows = flat.transpose(0, 1).reshape(num_groups, -1)
+        mean, var = rows.mean(1), rows.var(1, unbiased=False)
+    else:
+        mean = running_mean.view(num_groups, -1).mean(1)
+        second = running_var + running_mean.square()
+        var = second.view(num_groups, -1).mean(1) - mean.square()
+    mean, var = (
+        t.repeat_interleave(x.shape[1] // num_groups)[:, None]
+        for t in (mean, var)
+    )
+    y = (flat - mean) / (var + eps).sqrt()
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
+def ghost_batch_norm_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    virtual_batch_size: int = 16,
+    eps: float = 1e-5,
+) -> Tensor:
+    """BN of so many samples at a time.
+
+    Args:
+        x: (N, C, *spatial).
+        weight, bias: (C,).
+        running_mean, running_var: (C,), in place of all parts' moments.
+
+    Returns:
+        y, shaped like x.
+    """
+    parts = []
+    for part in x.flatten(2).split(virtual_batch_size):
+        mean, var = _moments('bn', part, False, 1, running_mean, running_var)
+        own = (part - mean) / (var + eps).sqrt()
+        parts.append(_with_affine(own, weight, bias))
+    return torch.cat(parts).view(x.shape)
+
+
 def _kronecker(
     gates: Tensor, number: int, like: Tensor, whole: bool = False
 ) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -39,6 +40,23 @@ def warn_of_momentum(momentum: float | None) -> None:
             'its 0.997 is 0.003',
             stacklevel=4,
         )
+
+
+def own_eps(eps: float, default: float) -> float:
+    """``eps``, or a layer's own where a config has none.
+
+    mmcv's ``build_norm_layer`` passes 1e-5 then, which cannot be told from a
+    config's own but by the config that it was called with. To be called in
+    a layer's constructor.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name == '__init__':
+        frame = frame.f_back
+    if frame is None or frame.f_code.co_name != 'build_norm_layer':
+        return eps
+    cfg = frame.f_locals.get('cfg')
+    given = not isinstance(cfg, Mapping) or 'eps' in cfg
+    return eps if given else default
 
 
 def check_divides(name: str, value: int, num_features: int) -> None:

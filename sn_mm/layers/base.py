@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sn_mm.functional.rows import normalize_rows
 from sn_mm.functional.running import update_running
 from sn_mm.functional.traced import is_recorded
 from sn_mm.utils import check_count
@@ -68,6 +69,8 @@ class RowNorm(_InstanceNorm):
             ``var_weight``.
         settings: names of attributes that decide what the layer computes
             from its parameters: state dicts carry and check them.
+        own_settings: names of arguments that :func:`sn_mm.convert_norm` does
+            not take from the old layer.
         options: default of each argument that the layer's text shows where
             it is another.
         public_names: names of tensors in the state dicts of the method's
@@ -96,6 +99,7 @@ class RowNorm(_InstanceNorm):
     initial = {}
     ratio_tensors = ()
     settings = ()
+    own_settings = ()
     options = dict(bn_eval=False)
     public_names = {}
     relay = None
@@ -158,6 +162,21 @@ class RowNorm(_InstanceNorm):
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
         raise NotImplementedError
+
+    def by_rule(self, x: Tensor, rule, *params: Tensor | None) -> Tensor:
+        """The output by a rule, whose batch, if it took one, is tracked.
+
+        Args:
+            x: the input.
+            rule, params: see :func:`sn_mm.functional.normalize_rows`; its
+                only extra is :func:`.statistics.batch_extra`'s.
+        """
+        result = normalize_rows(x, rule, *params, relu=self.rectifies)
+        if not isinstance(result, tuple):
+            return result
+        y, batch = result
+        self.track(x, batch)
+        return y
 
     def __prepare_scriptable__(self) -> RowNorm:
         """What torch.jit.script calls before it compiles a model."""

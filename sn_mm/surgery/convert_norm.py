@@ -238,7 +238,9 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
     settings = {
         name: getattr(old, name)
         for name in names
-        if name in taken and hasattr(old, name)
+        if name in taken
+        and hasattr(old, name)
+        and name not in getattr(cls, 'own_settings', ())
     }
     if 'affine' not in _arguments(type(old)):
         settings.pop('affine', None)  # BHN's pair is no argument

@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 from mmcv.cnn import build_norm_layer
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from sn_mm.functional import switchable_norm_reference
-from sn_mm.layers import SN2d, SyncSN
+from sn_mm.layers import RowNorm, SN2d, SyncSN
 from sn_mm.utils import progress_bar
 
 from .memory import kept_for_backward
@@ -88,6 +89,18 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'copy': lambda c: Copy(),
     **{kind: functools.partial(_registered, kind) for kind in FAMILY},
 }
+
+
+def known_norms() -> dict[str, Callable[[int], nn.Module]]:
+    """:data:`NORMS`, and every other type of ours that a config can name."""
+    types = {
+        name: functools.partial(_registered, name)
+        for name, cls in MODELS.module_dict.items()
+        if isinstance(cls, type) and issubclass(cls, RowNorm)
+    }
+    return {**types, **NORMS}
+
+
 # Reads and writes of the input's size over those of the copy, where nothing
 # stays in a cache: moments (1), output (2); sums (2), input's gradient (3)
 TRAFFIC = {True: 8 / 4, False: 3 / 2}
@@ -106,7 +119,7 @@ def benchmark_layers(
     """Time every norm on every shape.
 
     Args:
-        norms: names out of :data:`NORMS`.
+        norms: names out of :func:`known_norms`.
         shapes: (N, C, H, W) of the inputs.
         training: time forward and backward in training mode, else forward
             in evaluation mode.
@@ -121,7 +134,7 @@ def benchmark_layers(
     Raises:
         ValueError: for an unknown norm.
     """
-    check_norms(norms, NORMS)
+    check_norms(norms, known_norms())
     rows = []
     total = len(shapes) * runs(len(norms), repeats)
     with progress_bar('layers', total) as advance:
@@ -141,8 +154,9 @@ def _measured(
     advance: Callable[[], None],
 ) -> list[dict]:
     """The rows of one input."""
+    known = known_norms()
     layers = {
-        n: NORMS[n](x.shape[1]).to(x.device).train(training) for n in norms
+        n: known[n](x.shape[1]).to(x.device).train(training) for n in norms
     }
     steps = {n: _run(layer, x, training) for n, layer in layers.items()}
     times = time_together(steps, repeats, x.device, advance=advance)

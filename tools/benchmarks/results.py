@@ -33,6 +33,7 @@ _LOOKS = {
     # the family by its order: one colour, and a marker each
     **{kind: ('#F0E442', mark) for kind, mark in zip(FAMILY, _MARKERS)},
 }
+_OTHER_LOOK = ('#444444', '.')
 _NO_DATE = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
 
 
@@ -135,7 +136,7 @@ def plot_growth(rows: list[dict], path: str | Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
     norms = dict.fromkeys(r['norm'] for r in rows)
     for norm in norms:
-        colour, marker = _LOOKS[norm]
+        colour, marker = _LOOKS.get(norm, _OTHER_LOOK)
         points = sorted(
             (_numel(r['shape']), r['ms']) for r in rows if r['norm'] == norm
         )

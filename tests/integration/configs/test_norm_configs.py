@@ -20,9 +20,9 @@ from .test_steps import runner_of
 
 # folder, and the type of all norms
 FOLDERS = dict(brn='BRN', dn='DN', en='EN', pn='PN')
-PATHS = [
-    path for folder in FOLDERS for path in shrunk.paths(folder)
-]  # sorted by method
+PATHS = shrunk.paths(*FOLDERS)
+MORE = shrunk.paths('more_norms')
+WEIGHTS = shrunk.paths('weight_norms')
 
 
 def test_what_each_method_has():
@@ -33,7 +33,7 @@ def test_what_each_method_has():
             assert part in names, (folder, part)
 
 
-@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', PATHS + MORE, ids=lambda path: path.stem)
 def test_every_norm_is_the_methods(path):
     cfg = shrunk.without_pretrained(shrunk.load(path))
     scope = cli.register_toolbox(cfg)
@@ -42,7 +42,8 @@ def test_every_norm_is_the_methods(path):
             model = models.build(cfg.model).train()
     others = (_BatchNorm, nn.GroupNorm)
     norms = [m for m in model.modules() if isinstance(m, RowNorm)]
-    assert {m.norm_type for m in norms} == {FOLDERS[path.parent.name]}
+    (kind,) = {m.norm_type for m in norms}
+    assert kind == FOLDERS.get(path.parent.name, cfg.norm_cfg.type)
     assert len(norms) > 20
     assert not [m for m in model.modules() if isinstance(m, others)]
     assert cfg.optim_wrapper.paramwise_cfg.norm_decay_mult == 0
@@ -53,7 +54,9 @@ def test_every_norm_is_the_methods(path):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize(
     'path',
-    [p for p in PATHS if 'demo' not in p.name and 'mask' not in p.name],
+    [p for p in PATHS if 'demo' not in p.name and 'mask' not in p.name]
+    + MORE
+    + WEIGHTS,
     ids=lambda path: path.stem,
 )
 def test_trains_and_evaluates(path, data_folder, tmp_path, monkeypatch):

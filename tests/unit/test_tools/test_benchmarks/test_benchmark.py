@@ -98,6 +98,16 @@ def test_every_norm_is_measured(tmp_path):
     assert 'kept' not in layer_table(rows)
 
 
+def test_every_type_of_ours_is_known(tmp_path):
+    types = ['DN', 'EN', 'PN', 'FRN', 'AN', 'BGN', 'GhostBN', 'SyncIEBN']
+    rows = benchmark_layers(types, [(2, 32, 4, 4)], repeats=1)
+    assert [r['norm'] for r in rows] == types
+    assert all(r['kept'] >= 1 for r in rows)
+    plot_growth(rows, tmp_path / 'growth.png')
+    with pytest.raises(ValueError, match="'XN'"):
+        benchmark_layers(['XN'], [(2, 32, 4, 4)])
+
+
 def test_a_norm_has_its_colour_in_every_picture(tmp_path, monkeypatch):
     """Whichever norms are asked for, and in whatever order."""
     from matplotlib import pyplot as plt

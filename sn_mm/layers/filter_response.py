@@ -1,0 +1,85 @@
+# Copyright (c) sn_mm authors. Licensed under Apache-2.0.
+"""Filter Response Normalization layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sn_mm.functional.filter_response import FilterResponseRule
+
+from .arguments import own_eps
+from .base import RowNorm
+from .registration import register_norm
+
+_EPS = 1e-6
+
+
+@register_norm('FRN')
+class FRN(RowNorm):
+    r"""Filter Response Normalization over (N, C, \*spatial), and its TLU.
+
+    y = max(weight x / sqrt(mean of x^2 + eps) + bias, tau): see
+    :mod:`sn_mm.functional.filter_response`. No statistic of the batch, and
+    no mean is taken out. The thresholded linear unit takes the place of a
+    ReLU: where the toolbox puts one behind it, thresholds below 0 have no
+    effect.
+
+    Args:
+        num_features: C.
+        eps: added to the mean square, inside the root. 1e-6 in configs, too.
+        affine: learn ``weight`` and ``bias``.
+        tlu: threshold the output from below.
+        device, dtype: of parameters.
+
+    Attributes:
+        weight, bias: (C,).
+        tau: (C,) thresholds, initially 0; None without ``tlu``.
+
+    Raises:
+        TypeError, ValueError, CheckpointError: see :class:`.RowNorm`.
+    """
+
+    _abbr_ = 'bn'
+    settings = ('eps', 'tlu')
+    own_settings = ('eps',)
+    options = dict(tlu=True)
+    initial = dict(tau=0)
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = _EPS,
+        affine: bool = True,
+        tlu: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(
+            *(num_features, own_eps(eps, _EPS), None, affine, False),
+            device=device,
+            dtype=dtype,
+        )
+        self.tlu = tlu
+        self.register_parameter('tau', None)
+        if tlu:
+            like = torch.empty(0, device=device, dtype=dtype)
+            self.add_parameter('tau', num_features, like=like)
+        self.reset_parameters()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The layer's output for an input that was checked."""
+        y = self.by_rule(
+            x, FilterResponseRule(self.eps), self.weight, self.bias
+        )
+        if self.tau is None:
+            return y
+        # in tau's precision, where its gradient is a sum over positions
+        tau = self.tau.view(-1, *[1] * (x.dim() - 2))
+        if y.layout is not torch.strided:
+            return torch.maximum(y.to_dense(), tau).to(y.dtype).to_mkldnn()
+        return torch.maximum(y, tau).to(y.dtype)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that are not those of an affine pair."""
+        return dict(tau=(self.num_features,))
