@@ -25,6 +25,8 @@ __all__ = [
     'gamma_decay',
     'harden',
     'load_pretrained',
+    'normalize_weights',
+    'share_lstm',
     'transplant',
     'update_batch_average',
 ]
@@ -36,6 +38,8 @@ _LATER = {
     'fold': 'surgery',
     'fuse_relu': 'surgery',
     'harden': 'surgery',
+    'normalize_weights': 'surgery',
+    'share_lstm': 'surgery',
     'transplant': 'teaching',
 }
 

@@ -1,6 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 # ruff: noqa: E402
 import os
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,12 @@ if not torch.cuda.is_available():
     # read when triton is imported, which mmengine's imports lead to where
     # PyTorch is a build for GPUs
     os.environ.setdefault('TRITON_INTERPRET', '1')
+
+from tests.paths import PLAIN, python_path
+
+# before mmengine is imported, here and in the processes of tests
+sys.path.insert(0, str(PLAIN))
+os.environ['PYTHONPATH'] = python_path(PLAIN)
 
 from mmengine.registry import DefaultScope
 

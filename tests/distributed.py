@@ -35,7 +35,7 @@ def run_processes(
         TimeoutError: they did not finish.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.set_forkserver_preload(['sn_mm', 'tests.distributed'])
+        mp.set_forkserver_preload(['tests.preloaded'])
         context = mp.start_processes(
             _work,
             (function, world_size, folder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 
-from catalog import Entry, Paper, read_entries, read_paper
+from catalog import ConfigEntry, Paper, read_entries, read_paper
 from sn_mm.patches import metafiles
 from tests.paths import CONFIGS
 
@@ -19,7 +19,7 @@ def paper() -> Paper:
 
 
 @functools.cache
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[ConfigEntry, ...]:
     """Every config of the folders that configs/paper.yml names."""
     folders = {family.folder for family in paper().families}
     return read_entries(

@@ -44,13 +44,17 @@ from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import AveragedModel
 
 from sn_mm.functional.reference import (
+    batch_renorm_reference,
     dynamic_norm_reference,
     exemplar_norm_reference,
+    hyper_norm_reference,
+    instance_batch_norm_reference,
     kalman_norm_reference,
     population_norm_reference,
     switchable_norm_reference,
 )
 from sn_mm.functional.sparsestmax import sparsestmax
+from sn_mm.layers.hyper import LSTM
 from tests.builders import Toy, resnet, toy_runner
 from tests.distributed import run_processes
 from tests.utils import (
@@ -83,6 +87,8 @@ class Norm(NamedTuple):
             the axes that define it, differentiable, for x of rank 3 or more.
         ranks: of inputs, the usual one first.
         start: gives a new layer weights as a training would.
+        stops_gradients: whether it holds some numbers constant for the
+            gradient: differences of its outputs are not its derivatives.
         steps: parameters that pass through a step, whose gradient is not
             the derivative.
     """
@@ -92,6 +98,7 @@ class Norm(NamedTuple):
     oracle: Callable[[nn.Module, Tensor], Tensor]
     ranks: Sequence[int] = ANY_RANK
     start: Callable[[nn.Module], nn.Module] = randomize
+    stops_gradients: bool = False
     steps: Sequence[str] = ()
 
     def build(self, channels: int = CHANNELS) -> nn.Module:
@@ -162,6 +169,22 @@ def _switch(layer, x, mean_weight, var_weight) -> Tensor:
     )
 
 
+def renorm_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Batch Renormalization, its limits where a schedule has them."""
+    r_max, d_max = map(float, layer.limits())
+    return batch_renorm_reference(
+        x,
+        layer.running_mean,
+        layer.running_std,
+        layer.weight,
+        layer.bias,
+        r_max=r_max,
+        d_max=d_max,
+        evaluates=not layer.training or layer.bn_eval,
+        eps=layer.eps,
+    )
+
+
 def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     """Dynamic Normalization; gradients pass the gates as they are."""
     gates = [
@@ -170,6 +193,23 @@ def dynamic_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     return dynamic_norm_reference(
         *(x, *gates, *affine_and_running(layer)),
         whole_batch=True,
+        eps=layer.eps,
+    )
+
+
+def ibn_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """Instance and batch normalization, each of its channels."""
+    parts = list(layer.children())
+    running = (None, None)
+    if not layer.BN.training:
+        running = (layer.BN.running_mean, layer.BN.running_var)
+    return instance_batch_norm_reference(
+        x,
+        layer.IN.num_features,
+        torch.cat([part.weight for part in parts]),
+        torch.cat([part.bias for part in parts]),
+        *running,
+        instance_first=layer.instance_first,
         eps=layer.eps,
     )
 
@@ -188,6 +228,13 @@ def exemplar_oracle(layer: nn.Module, x: Tensor) -> Tensor:
 def kalman_oracle(layer: nn.Module, x: Tensor) -> Tensor:
     """Kalman Normalization of a layer for which nothing is predicted."""
     return kalman_norm_reference(x, *affine_and_running(layer))[0]
+
+
+def hyper_oracle(layer: nn.Module, x: Tensor) -> Tensor:
+    """HyperNormalization of a layer with an LSTM of its own."""
+    _, _, *running = affine_and_running(layer)
+    lstm = dict(zip(LSTM, layer.lstm()))
+    return hyper_norm_reference(x, lstm, *running)[0]
 
 
 def affine_and_running(layer: nn.Module) -> tuple[Tensor | None, ...]:
@@ -216,6 +263,12 @@ def mild_ratios(layer: nn.Module) -> nn.Module:
         layer.var_weight.mul_(0.3)
     layer.radius.fill_(0.2)
     return layer
+
+
+def in_mid_schedule(layer: nn.Module) -> nn.Module:
+    """As :func:`randomize`, some steps on."""
+    layer.num_batches_tracked.fill_(4)
+    return randomize(layer)
 
 
 def chosen_ratios(layer: nn.Module) -> nn.Module:
@@ -247,6 +300,22 @@ NORMS = (
         dict(type='SN', statistics=('in', 'gn', 'bn'), num_groups=4),
         switch_oracle,
     ),
+    Norm('IBN', dict(type='IBN'), ibn_oracle),
+    Norm('SyncIBN', dict(type='SyncIBN', ratio=0.3), ibn_oracle),
+    Norm(
+        'BN, then IN',
+        dict(type='IBN', ratio=0.4, instance_first=False),
+        ibn_oracle,
+    ),
+    Norm('BRN', dict(type='BRN'), renorm_oracle, stops_gradients=True),
+    Norm('SyncBRN', dict(type='SyncBRN'), renorm_oracle, stops_gradients=True),
+    Norm(
+        'BRN by schedule',
+        dict(type='BRN', renorm_schedule=dict(start=0, r_end=9, d_end=7)),
+        renorm_oracle,
+        start=in_mid_schedule,
+        stops_gradients=True,
+    ),
     Norm('DN', dict(type='DN'), dynamic_oracle, steps=GATES),
     Norm('SyncDN', dict(type='SyncDN'), dynamic_oracle, steps=GATES),
     Norm('PN', dict(type='PN'), population_oracle),
@@ -259,9 +328,11 @@ NORMS = (
     ),
     Norm('KN', dict(type='KN', p=0.9), kalman_oracle),
     Norm('SyncKN', dict(type='SyncKN'), kalman_oracle),
+    Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
+    Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
 )
 # one row of each class that computes in its own way
-REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln')
+REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln', 'IBN', 'BRN')
 
 FLOAT32, FLOAT64 = 2e-4, 1e-9
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -316,8 +387,8 @@ def assert_same_state(layer: nn.Module, state: dict[str, Tensor]) -> None:
 
 def tensors_of(layer: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers with at least one axis."""
-    own = {**layer._parameters, **layer._buffers}
-    return {n: t for n, t in own.items() if t is not None and t.dim()}
+    own = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    return {n: t for n, t in own.items() if t.dim()}
 
 
 def as_pure(layer: nn.Module) -> tuple[Callable, tuple[Tensor, ...]]:
@@ -330,6 +401,22 @@ def as_pure(layer: nn.Module) -> tuple[Callable, tuple[Tensor, ...]]:
         return functional_call(layer, {**own, **dict(zip(names, params))}, x)
 
     return function, tuple(p.detach() for p in params)
+
+
+def second_derivatives(
+    function: Callable, inputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Gradients of the squared gradients of a loss."""
+    y = function(*inputs)
+    grads = torch.autograd.grad(
+        (y * gradient_of(y)).sum(), inputs, create_graph=True
+    )
+    total = sum(g.square().sum() for g in grads)
+    second = torch.autograd.grad(total, inputs, allow_unused=True)
+    return {
+        str(i): torch.zeros_like(t) if d is None else d
+        for i, (t, d) in enumerate(zip(inputs, second))
+    }
 
 
 def negated_view(t: Tensor) -> Tensor:
@@ -371,7 +458,7 @@ def plain(t: Tensor) -> Tensor:
     return t.resolve_neg().clone()
 
 
-@pytest.mark.filterwarnings('ignore:SN on a map of a single position')
+@pytest.mark.filterwarnings('ignore:.*on a map of a single position')
 class NormTester:
     """Inherit it in a test file: every test runs for every row."""
 
@@ -423,11 +510,12 @@ class NormTester:
 
     def test_memory_formats_are_kept(self, norm):
         for rank in set(norm.ranks) & set(LAST):
-            layer, x = norm.layer(), norm.input(rank)
+            x = norm.input(rank)
             dy = gradient_of(x)
-            want = run(norm.reference(layer), x.double(), dy.double())
+            reference = norm.reference(norm.layer())
+            want = run(reference, x.double(), dy.double())
             for form in (LAST[rank], torch.contiguous_format):
-                got = run(layer, x.contiguous(memory_format=form), dy)
+                got = run(norm.layer(), x.contiguous(memory_format=form), dy)
                 assert got['y'].is_contiguous(memory_format=form)
                 assert got['x'].is_contiguous(memory_format=form)
                 assert_close(got, want, FLOAT32)
@@ -506,7 +594,7 @@ class NormTester:
         x = norm.input().to(dtype)
         before = {n: b.clone() for n, b in layer.named_buffers()}
         bad = x.clone()
-        bad[0, 1] = value
+        bad[0, [1, -1]] = value
         layer(bad)
         for name, buffer in layer.named_buffers():
             assert torch.equal(buffer, before[name]), name
@@ -564,8 +652,9 @@ class NormTester:
 
     def test_a_missing_tensor_is_named(self, norm):
         state = norm.layer().state_dict()
-        state.pop('weight')
-        with pytest.raises(RuntimeError, match='weight'):
+        name, _ = next(norm.build().named_parameters())
+        state.pop(name)
+        with pytest.raises(RuntimeError, match=name):
             norm.build().load_state_dict(state)
 
     def test_made_on_no_device(self, norm):
@@ -604,6 +693,7 @@ class NormTester:
             layer = norm.layer(training)
             before = tensors_of(layer)[name].detach()
             after = HOSTILE[change](before)
+            value = plain(after)  # before training moves it
             put(layer, name, after)
             try:
                 got = layer(x.clone().requires_grad_())
@@ -613,7 +703,7 @@ class NormTester:
                 continue
             assert after.numel() == before.numel(), name
             want = norm.layer(training)
-            put(want, name, plain(after).view_as(before).float())
+            put(want, name, value.view_as(before).float())
             assert relative_error(got, want(x)) < FLOAT32, name
 
     @MODES
@@ -655,6 +745,13 @@ class NormTester:
             t.clone().requires_grad_(n not in norm.steps)
             for n, t in zip(names, (x, *params))
         ]
+        if norm.stops_gradients:
+            reference = as_pure(norm.reference(norm.layer(training)))[0]
+            got, want = (
+                second_derivatives(f, inputs) for f in (function, reference)
+            )
+            assert_close(got, want, FLOAT64)
+            return
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
@@ -884,7 +981,10 @@ class NormTester:
             for key, value in layer.state_dict().items():
                 if is_frozen:
                     assert torch.equal(value, before[f'{name}.{key}']), key
-            moved = not torch.equal(layer.bias, before[f'{name}.bias'])
+            moved = any(
+                not torch.equal(p, before[f'{name}.{key}'])
+                for key, p in layer.named_parameters()
+            )
             assert moved is not is_frozen, name
 
     @slow
@@ -959,10 +1059,12 @@ def average_of(values: Sequence[Tensor], kind: str) -> Tensor:
 
 def put(layer: nn.Module, name: str, value: Tensor) -> None:
     """Replace a parameter or buffer, whatever it is."""
-    if name in layer._buffers:
-        layer._buffers[name] = value
+    part, _, leaf = name.rpartition('.')
+    owner = layer.get_submodule(part)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = value
     else:
-        layer._parameters[name] = nn.Parameter(value)
+        owner._parameters[leaf] = nn.Parameter(value)
 
 
 def shares_of(norm: Norm) -> list[slice]:

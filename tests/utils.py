@@ -46,7 +46,7 @@ def randomize(layer: nn.Module, seed: int = 0) -> nn.Module:
         for name, b in layer.named_buffers():
             if name.endswith('running_mean'):
                 b.copy_(torch.randn(b.shape, generator=gen))
-            elif name.endswith('running_var'):
+            elif name.endswith(('running_var', 'running_std')):
                 b.copy_(torch.rand(b.shape, generator=gen) + 0.5)
     return layer
 

@@ -71,7 +71,7 @@ if __name__ == '__main__':
 
 from catalog import (
     CatalogError,
-    Entry,
+    ConfigEntry,
     Schedule,
     read_entries,
     read_paper,
@@ -125,7 +125,7 @@ def _listing(folders: list, number: str | None) -> str:
     return table(read_entries(configs, paper, wanted))
 
 
-def _written(entries: Sequence[Entry], changed: int) -> str:
+def _written(entries: Sequence[ConfigEntry], changed: int) -> str:
     """What was not looked at, and whether anything has changed."""
     lines = [] if changed else ['everything is up to date']
     missing = [e for e in entries if e.missing]

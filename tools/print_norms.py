@@ -71,6 +71,7 @@ import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
 from sn_mm.analysis.caveats import caveats
+from sn_mm.analysis.starts import starts_of_layers
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.trace import trace_norms
@@ -101,6 +102,13 @@ def weight_decay(model: nn.Module, cfg: Config) -> dict | None:
         for group in optimizer.param_groups
         for p in group['params']
     }
+
+
+def find_starts(model, cfg, args) -> dict[str, str]:
+    starts = advice.starts_of(cfg)
+    if args.checkpoint:
+        starts = [advice.Start(args.checkpoint, None, None)]
+    return starts_of_layers(model, starts)
 
 
 def images_per_gpu(cfg: Config) -> int | None:
@@ -147,7 +155,9 @@ def main(args: list | None = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     model = cli.build_model(cfg).train()
     trained = load_or_initialize(model, args)
-    rows = norm_table.norm_rows(model, weight_decay(model, cfg))
+    rows = norm_table.norm_rows(
+        model, weight_decay(model, cfg), find_starts(model, cfg, args)
+    )
     if not rows:
         raise cli.LaunchError(
             f'the model of {args.config} has no norm layer; set norm_cfg at '

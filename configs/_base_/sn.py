@@ -11,3 +11,6 @@ sn_norm_cfg = dict(type='SN', requires_grad=True)
 # `custom_hooks = _base_.sn_hooks` they are averaged before validation and
 # checkpoints.
 sn_hooks = [dict(type='SyncBuffersHook')]
+# A start from BN weights has equal ratios. At the rate of the weights they
+# would hardly move in a short finetuning; docs/ratios.md has the measurements.
+sn_paramwise_cfg = dict(norm_decay_mult=0., ratio_lr_mult=20.)

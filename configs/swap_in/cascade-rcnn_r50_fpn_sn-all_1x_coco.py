@@ -8,6 +8,7 @@ norm_cfg = _base_.sn_norm_cfg
 model = dict(
     backbone=dict(
         norm_cfg=norm_cfg,
+        frozen_stages=-1,
         init_cfg=dict(checkpoint='bn2sn://torchvision://resnet50')),
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(bbox_head=[
@@ -17,5 +18,5 @@ model = dict(
             conv_out_channels=256,
             norm_cfg=norm_cfg) for head in _base_.model.roi_head.bbox_head
     ]))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+optim_wrapper = dict(paramwise_cfg=_base_.sn_paramwise_cfg)
 custom_hooks = _base_.sn_hooks

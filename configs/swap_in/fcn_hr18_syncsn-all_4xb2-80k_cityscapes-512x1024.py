@@ -9,4 +9,4 @@ model = dict(
     pretrained='bn2sn://open-mmlab://msra/hrnetv2_w18',
     backbone=dict(norm_cfg=norm_cfg),
     decode_head=dict(norm_cfg=norm_cfg))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+optim_wrapper = dict(paramwise_cfg=_base_.sn_paramwise_cfg)

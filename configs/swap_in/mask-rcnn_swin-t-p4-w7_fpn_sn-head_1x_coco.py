@@ -13,5 +13,5 @@ model = dict(
             conv_out_channels=256,
             norm_cfg=norm_cfg),
         mask_head=dict(norm_cfg=norm_cfg)))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+optim_wrapper = dict(paramwise_cfg=_base_.sn_paramwise_cfg)
 custom_hooks = _base_.sn_hooks

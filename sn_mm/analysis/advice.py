@@ -28,8 +28,11 @@ _SMALL_BATCH = 2
 _MOVED = 0.01
 # In detection the paper finds BN's ratios rising.
 _DETECTION = ('rpn_head', 'box_head', 'mask_head', 'shared_head')
-# GPUs x images in the names of released weights: 8xb32, 8x2, (8,2).
-_BATCH = re.compile(r'(?<![\d])\(?\d+(?:xb?|,\s*)(\d+)(?!\d)(?!x\d)')
+# GPUs x images in the names of released weights: 8xb32, 8x2, (8,2). Not the
+# sizes of pictures, 512x1024, nor three numbers, 4x2x1.
+_BATCH = re.compile(
+    r'(?<!\d)(?<!\dx)\(?(?:\d+xb|\d{1,2}(?:x|,\s*))(\d{1,3})(?!\d)(?!x\d)'
+)
 _TORCHVISION_BATCH = 32
 
 

@@ -25,7 +25,7 @@ from sn_mm.utils.errors import CheckpointError
 from .advice import Start
 from .norm_table import NormRow
 
-_OURS = ('sn://', 'bn2sn://')
+_OURS = ('sn://', 'bn2sn://', 'bn2norm://')
 # Those of the toolboxes' schemes whose models have batch norms, unless their
 # names say otherwise.
 _BN = ('torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
@@ -58,7 +58,7 @@ def advise_on_config(
     if not wants:
         return []
     return [
-        *_batch_norms_left(rows),
+        *_batch_norms_left(model, rows),
         *_bn_starts(model, rows, starts),
         *_stuck(model, rows, starts, trained),
         *_without_hook(model, cfg),
@@ -70,13 +70,22 @@ def advise_on_config(
     ]
 
 
-def _batch_norms_left(rows: list[NormRow]) -> Iterator[str]:
-    """Beside SN, those that go on to normalize with batches."""
+def _batch_norms_left(model: nn.Module, rows: list[NormRow]) -> Iterator[str]:
+    """Beside our norms, those that go on to normalize with batches.
+
+    But not in backbones that have them beside ours by design.
+    """
+    meant = tuple(
+        f'{name}.' if name else ''
+        for name, module in model.named_modules()
+        if getattr(module, 'has_other_norms', False)
+    )
     left = [
         r
         for r in rows
         if any(name in r.kind for name in _BATCH_NORMS)
         and 'running statistics' not in r.kind
+        and not r.name.startswith(meant)
     ]
     if not left:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +22,8 @@ from sn_mm.layers import RowNorm
 from sn_mm.utils import text_table
 
 _YES, _NO = 'yes', 'no'
+# the start of a layer that no weights fill
+NEW = 'new'
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class NormRow:
             for kinds without batch statistics, frozen and synchronized ones.
         ratios: of layers that have such, else None.
         norm_type: what a config calls the layer, where it is one of ours.
+        start: where its weights come from.
     """
 
     name: str
@@ -49,16 +52,20 @@ class NormRow:
     batch: bool
     ratios: LayerRatios | None = None
     norm_type: str = ''
+    start: str = NEW
 
 
 def norm_rows(
-    model: nn.Module, decay: Mapping[nn.Parameter, float] | None = None
+    model: nn.Module,
+    decay: Mapping[nn.Parameter, float] | None = None,
+    starts: Mapping[str, str] | None = None,
 ) -> list[NormRow]:
     """A row for every norm layer, in the model's order.
 
     Args:
         model: in training mode, as the toolbox would put it.
         decay: weight decay of each parameter that is optimized.
+        starts: by layer, see :func:`.starts.starts_of_layers`.
     """
     norms = find_norms(model)
     switch = {n: m for n, m in norms.items() if has_ratios(m)}
@@ -66,13 +73,21 @@ def norm_rows(
     if switch:
         ratios = {r.name: r for r in ratio_layers(switch)}
     return [
-        _row(name, module, model, decay, ratios.get(name))
+        replace(
+            _row(name, module, model, decay, ratios.get(name)),
+            start=(starts or {}).get(name, NEW),
+        )
         for name, module in norms.items()
     ]
 
 
 def _row(name, module, model, decay, ratios) -> NormRow:
-    parameters = dict(module.named_parameters())
+    is_ours = isinstance(module, RowNorm)
+    parameters = (
+        module.parameters_in_use()
+        if is_ours
+        else dict(module.named_parameters())
+    )
     trained = {n: p for n, p in parameters.items() if p.requires_grad}
     decayed = '?'
     if decay is not None:
@@ -128,6 +143,7 @@ def table(rows: list[NormRow]) -> str:
         'component',
         'type',
         'C',
+        'start',
         'mean ratios',
         'var ratios',
         'trainable',
@@ -138,7 +154,7 @@ def table(rows: list[NormRow]) -> str:
         ratios = [_ratio_text(row.ratios, kind) for kind in MOMENTS]
         channels = '' if row.channels is None else str(row.channels)
         cells.append(
-            [row.name, label(row.component), row.kind, channels]
+            [row.name, label(row.component), row.kind, channels, row.start]
             + ratios
             + [row.trainable, row.decayed]
         )

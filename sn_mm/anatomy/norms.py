@@ -59,8 +59,9 @@ def find_norms(
         ValueError: if one of the rules fits no norm layer.
     """
     names: dict[nn.Module, list[str]] = {}
+    inside = parts_of_norms(model)
     for name, module in model.named_modules(remove_duplicate=False):
-        if looks_like_norm(module):
+        if looks_like_norm(module) and module not in inside:
             names.setdefault(module, []).append(name)
     included, excluded = (
         _fitting(names, rules, argument)
@@ -70,6 +71,17 @@ def find_norms(
         places[0]: module
         for module, places in names.items()
         if (include is None or module in included) and module not in excluded
+    }
+
+
+def parts_of_norms(model: nn.Module) -> set[nn.Module]:
+    """Modules that norms of ours consist of, as IBN of IN and BN."""
+    return {
+        part
+        for module in model.modules()
+        if isinstance(module, RowNorm)
+        for part in module.modules()
+        if part is not module
     }
 
 
@@ -133,6 +145,11 @@ def has_batch_statistics(module: nn.Module) -> bool:
     return getattr(module, 'running_mean', None) is not None or isinstance(
         module, _BatchNorm
     )
+
+
+def running_names(module: nn.Module) -> tuple[str, str]:
+    """Where a norm's state dict has its running statistics."""
+    return getattr(module, 'running_names', RowNorm.running_names)
 
 
 def _fitting(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import has_ratios
+from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
+from sn_mm.layers.state import ONE_FOR_EACH_CHANNEL
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
@@ -184,15 +188,54 @@ def take_over(
         for n, value in tensors.items()
         if n in full and full[n].shape == value.shape
     }
-    if has_ratios(layer):
-        for moment in ('mean_weight', 'var_weight'):
+    if isinstance(layer, RowNorm):
+        made.update(_translated(layer, full))
+    if share is not None and not _may_be_bn(layer):
+        raise CheckpointError(
+            f'ratios={in_words(share)}, but {name} is '
+            f'{type(layer).__name__}, which has no ratios: leave ratios out'
+        )
+    if has_ratios(layer) and RATIO_PARAMETERS[0] in tensors:
+        for moment in RATIO_PARAMETERS:
             made[moment] = logits(Ratios.of(layer, frozen), share, name)
     return made
+
+
+@torch.no_grad()
+def _translated(
+    layer: RowNorm, given: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What a layer keeps otherwise than BN does, and where."""
+    blank = copy.deepcopy(layer)
+    state = blank.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            value.fill_(float('nan'))  # what is not taken stays so
+        elif name.endswith('num_batches_tracked'):
+            value.copy_(given['num_batches_tracked'])
+    blank.take_batch_norm_(
+        {n: t for n, t in given.items() if n in ONE_FOR_EACH_CHANNEL}
+    )
+    return {
+        name: value
+        for name, value in state.items()
+        if name.endswith('num_batches_tracked')
+        or value.is_floating_point()
+        and not value.isnan().any()
+    }
 
 
 def sn_name(key: str) -> str:
     """``bn``, ``bn1``, ... as mmcv names SN layers: ``sn``, ``sn1``, ..."""
     return re.sub(r'(?<![^.])bn(\d*)(?=\.)', r'sn\1', key)
+
+
+def _may_be_bn(layer: nn.Module) -> bool:
+    """Whether a layer has ratios, or is a batch norm as it is."""
+    return has_ratios(layer) or (
+        not isinstance(layer, RowNorm)
+        and getattr(layer, 'running_mean', None) is not None
+    )
 
 
 def bn_to_sn(

@@ -13,7 +13,9 @@ from typing import Callable, Optional
 from torch import nn
 
 from sn_mm.anatomy.norms import has_ratios
+from sn_mm.utils import join_names
 
+from .ibn_net import model_of, module_of
 from .layouts import Layout
 from .resnet import DEPTHS, STAGES
 
@@ -35,6 +37,7 @@ def contradictions(model: nn.Module, layout: Layout, name: Name) -> list[str]:
     """
     modules = dict(model.named_modules())
     found = [
+        *_ibn_net(model, layout, name),
         *_norms(modules, layout, name),
         *_backbone(modules, layout, name),
         *_classes(modules, layout, name),
@@ -49,6 +52,23 @@ def component(name: str) -> str:
         return f'model.roi_head.{parts[1]}'
     known = ('backbone', 'neck', 'rpn_head', 'decode_head', 'auxiliary_head')
     return f'model.{parts[0]}' if parts[0] in known else 'the model'
+
+
+# -- IBN-Net --
+def _ibn_net(model: nn.Module, layout: Layout, name: Name) -> Iterator[str]:
+    if layout.kind not in ('ibn-resnet', 'ibn-densenet'):
+        return
+    own = model.state_dict()
+    names = {e.target: name(e.target) for e in layout.entries}
+    lacks = [t for t, n in names.items() if n is not None and n not in own]
+    if lacks:
+        where = component(lacks[0])
+        yield (
+            f'{where} is another network than the file, {layout} (it lacks '
+            f'{join_names(lacks, 2)}): set {where}='
+            f'{model_of(layout.kind, layout.params)}, with custom_imports of '
+            f'{module_of(layout.kind)}'
+        )
 
 
 # -- norms --
@@ -128,14 +148,17 @@ def _backbone(modules: Modules, layout: Layout, name: Name) -> Iterator[str]:
     yield from _depth(stages, layout.params['depth'])
     for stage, module in stages.values():
         yield from _block(stage, module[0])
+    sparse = layout.norm is not None and layout.norm.sparse
     for i, (stage, _) in list(stages.items())[:1]:
         root = stage[: -len(f'layer{i}')]
-        yield from _stem(modules, root, layout.norm.sparse)
+        yield from _stem(modules, root, sparse)
 
 
 def _depth(
     stages: dict[int, tuple[str, nn.Module]], depth: int
 ) -> Iterator[str]:
+    if not stages:
+        return  # no ResNet, or none of its stages
     blocks, bottleneck = DEPTHS[depth]
     for i, (stage, module) in stages.items():
         has_bottleneck = hasattr(module[0], 'conv3')

@@ -111,6 +111,8 @@ def convert(
     known = set()
     for entry in layout.entries:
         known.add(entry.public)
+        if entry.public not in state:
+            continue  # optional
         target = name(entry.target)
         if target is None:
             report.dropped.append(
@@ -133,6 +135,12 @@ def convert(
             report.dropped.append(Dropped(key, 'read by no code'))
         elif key not in known:
             report.unknown.append(key)
+    if layout.is_strict and report.unknown:
+        raise CheckpointError(
+            f'{join_names(report.unknown)} are no keys of {layout}, which has '
+            'no others than the released file: not a checkpoint of this '
+            'network'
+        )
     out._metadata = metadata
     return out
 
@@ -144,14 +152,20 @@ def _why_dropped(target: str) -> str:
 
 
 def _check(state: State, layout: Layout) -> None:
-    missing = [e.public for e in layout.entries if e.public not in state]
+    missing = [
+        e.public
+        for e in layout.entries
+        if e.public not in state and not e.optional
+    ]
     if missing:
         raise CheckpointError(
             f'{len(missing)} keys of a {layout} are missing: '
             f'{join_names(missing)}: the file is incomplete'
         )
     for entry in layout.entries:
-        value = state[entry.public]
+        value = state.get(entry.public)
+        if value is None:
+            continue
         if tuple(value.shape) != entry.shape:
             raise CheckpointError(
                 f'{entry.public} has shape {tuple(value.shape)}, but a '
@@ -185,7 +199,9 @@ def leftovers(state: State, layout: Layout, name: Name) -> dict[str, Tensor]:
     """What :func:`convert` drops, by public key: the way back needs it."""
     kept = {}
     for entry in layout.entries:
-        value = state[entry.public]
+        value = state.get(entry.public)
+        if value is None:
+            continue
         rest = (
             value if name(entry.target) is None else entry.op.leftover(value)
         )
@@ -218,12 +234,16 @@ def restore(
     for entry in layout.entries:
         source = name(entry.target)
         if source is None:
+            if entry.public not in kept and entry.optional:
+                continue
             if entry.public not in kept:
                 raise CheckpointError(
                     f'{entry.public} cannot be restored: '
                     'the file does not hold it'
                 )
             out[entry.public] = kept[entry.public]
+            continue
+        if source not in state and entry.optional:
             continue
         if source not in state:
             raise CheckpointError(
@@ -246,8 +266,10 @@ def restore(
             Used(source, wanted, entry.public, f'undo: {entry.op.name}')
         )
     for key in state:
+        if key in used:
+            continue
         if key.endswith('.num_batches_tracked'):
             report.dropped.append(Dropped(key, 'not in the public layout'))
-        elif key not in used:
+        else:
             report.unknown.append(key)
     return out

@@ -34,7 +34,7 @@ class Op:
         """Of the converted tensor."""
         if self.kind == 'flatten':
             return (shape[1],)
-        return (shape[0] - self.rows, *shape[1:])
+        return (shape[0] - self.rows, *shape[1:]) if self.rows else shape
 
     def forward(self, value: Tensor) -> Tensor:
         """From the public layout; a view where nothing moves."""
@@ -83,12 +83,14 @@ class Entry:
         target: key in the converted model, with its component in front
             ('backbone.', 'neck.', ...); 'fc.*' is the ImageNet classifier.
         op: what happens to the tensor.
+        optional: files of old versions may lack it.
     """
 
     public: str
     shape: tuple[int, ...]
     target: str
     op: Op = SAME
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sn_mm.anatomy.norms import has_ratios
-from sn_mm.anatomy.starts import frozen_in_training, note_start
+from sn_mm.anatomy.norms import find_norms, has_ratios
+from sn_mm.anatomy.starts import (
+    frozen_in_training,
+    note_start,
+    noted_start,
+)
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
@@ -174,17 +178,24 @@ def finish(model: nn.Module, report: Report) -> None:
     Frozen layers go on with the running statistics of their BN in training,
     too; and every norm knows where it started.
     """
-    modules = dict(model.named_modules())
     frozen = frozen_in_training(model)
-    for name, text in report.starts.items():
-        layer = modules[name]
+    for name, layer in find_norms(model).items():
+        text = report.starts.get(name)
+        if text is None:
+            # not filled by this file, whatever a config says
+            note_start(layer, noted_start(layer) or 'new')
+            continue
         note_start(layer, f'{report.source}: {text}')
-        if layer in frozen and _takes_bn(layer):
+        if layer in frozen and (_takes_bn(layer) or _is_bn_in_the_end(layer)):
             layer.bn_eval = True
 
 
 def _takes_bn(layer: nn.Module) -> bool:
     return has_ratios(layer) and 'bn' in layer.statistics
+
+
+def _is_bn_in_the_end(layer: nn.Module) -> bool:
+    return isinstance(layer, RowNorm) and layer.inference_moments() is not None
 
 
 def _introduced(match: Match, others: list[str]) -> list[str]:

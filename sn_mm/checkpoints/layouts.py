@@ -13,7 +13,7 @@ from torch import Tensor
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
-from . import detectron, segmentation
+from . import detectron, ibn_net, segmentation
 from .entries import Entry, NormKind
 from .resnet import (
     STAGES,
@@ -24,6 +24,8 @@ from .resnet import (
     stem,
 )
 
+_IBN_NETS = ('ibn-resnet', 'ibn-densenet')
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -31,7 +33,8 @@ class Layout:
 
     Attributes:
         kind: 'resnet' (ImageNet, SSN, segmentation encoder),
-            'detectron-backbone', 'detectron' or 'seg-decoder'.
+            'detectron-backbone', 'detectron', 'seg-decoder', or of IBN-Net
+            'ibn-resnet' and 'ibn-densenet'.
         params: the sizes: numbers, flags and strings, so that a converted
             file can carry them.
     """
@@ -45,7 +48,10 @@ class Layout:
         return tuple(_ENTRIES[self.kind](self.params))
 
     @property
-    def norm(self) -> NormKind:
+    def norm(self) -> NormKind | None:
+        """Of the files of SN's authors; None of others."""
+        if self.is_strict:
+            return None
         return NormKind(
             self.params['ratios'], self.params.get('sparse', False)
         )
@@ -53,9 +59,16 @@ class Layout:
     @property
     def is_backbone(self) -> bool:
         """Whether it holds a backbone and, at most, its classifier."""
-        return self.kind in ('resnet', 'detectron-backbone')
+        return self.kind in ('resnet', 'detectron-backbone', *_IBN_NETS)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a file holds nothing that is not in the layout."""
+        return self.kind in _IBN_NETS
 
     def __str__(self) -> str:
+        if self.norm is None:
+            return ibn_net.title(self.kind, self.params)
         norm = f'{self.norm.type}, ratios ({", ".join(self.norm.statistics)})'
         return f'{_TITLES[self.kind](self.params)}; {norm}'
 
@@ -75,6 +88,8 @@ def recognize(state: Mapping[str, Tensor]) -> Layout:
         if detectron.is_detector(shapes):
             return Layout('detectron', detectron.detector_params(shapes))
         return Layout('detectron-backbone', detectron.backbone_params(shapes))
+    if ibn_net.is_ibn_net(shapes):
+        return Layout(*ibn_net.ibn_params(shapes))
     if 'cbr.0.weight' in shapes:
         return Layout('seg-decoder', segmentation.decoder_params(shapes))
     prefix = 'module.' if 'module.conv1.weight' in shapes else ''
@@ -129,6 +144,8 @@ _ENTRIES = {
     'detectron-backbone': detectron.backbone_entries,
     'detectron': detectron.detector_entries,
     'seg-decoder': segmentation.decoder_entries,
+    'ibn-resnet': ibn_net.resnet_entries,
+    'ibn-densenet': ibn_net.densenet_entries,
 }
 
 

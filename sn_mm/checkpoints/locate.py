@@ -8,12 +8,15 @@ from pathlib import Path
 
 from sn_mm.utils.errors import CheckpointError
 
+from .ibn_net import REPOSITORY, file_name
+
 FOLDER_VARIABLE = 'SN_MM_CHECKPOINTS'
 REPOSITORIES = (
     ('ImageNet models', 'switchablenorms/Switchable-Normalization'),
     ('detectors', 'switchablenorms/SwitchNorm_Detection'),
     ('segmentation models', 'switchablenorms/SwitchNorm_Segmentation'),
     ('SSN models', 'switchablenorms/Sparse_SwitchNorm'),
+    ('IBN-Nets', REPOSITORY),
 )
 
 
@@ -37,6 +40,8 @@ def locate(name: str) -> Path:
             says where its link is listed and where to put it.
     """
     path = Path(name).expanduser()
+    if not path.exists():
+        path = Path(file_name(name) or name).expanduser()
     if path.is_dir():
         raise CheckpointError(f'{path} is a folder, not a checkpoint file')
     if path.exists():

@@ -109,6 +109,12 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
     start = source.tell()
     options: dict[str, Any] = dict(map_location='cpu')
     is_zip = zipfile.is_zipfile(path)
+    if is_zip and _is_torchscript(path):
+        raise CheckpointError(
+            f'{path} is a TorchScript archive, which is a program: save its '
+            "state dict, torch.save(torch.jit.load('FILE').state_dict(), "
+            "'NEW')"
+        )
     if is_zip and not progress and _CAN_MAP:
         source, options['mmap'] = str(path), True
     try:
@@ -118,12 +124,6 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
         # is damaged, which fails again
         if not of_run:
             raise
-    if is_zip and _is_torchscript(path):
-        raise CheckpointError(
-            f'{path} is a TorchScript archive, which is a program: save its '
-            "state dict, torch.save(torch.jit.load('FILE').state_dict(), "
-            "'NEW')"
-        )
     if not isinstance(source, str):
         source.seek(start)
     return torch.load(

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""``sn://`` and ``bn2sn://`` wherever a config takes a checkpoint.
+"""``sn://``, ``ibn://`` and ``bn2sn://`` wherever a config takes a checkpoint.
 
 mmengine reads a checkpoint before it looks at the model. What these schemes
 return therefore holds the state dict under the names that the layout suggests
@@ -23,7 +23,15 @@ from .convert import convert, name_of, style_of
 from .fill_bn import plain_state
 from .load import Opened, fill_model, open_source
 from .report import Report
-from .sources import BN, BN_TO_ANY, SN, Source, named_in_errors, parse
+from .sources import (
+    BN,
+    BN_TO_ANY,
+    IBN,
+    SN,
+    Source,
+    named_in_errors,
+    parse,
+)
 
 
 class SchemeCheckpoint(dict):
@@ -50,15 +58,16 @@ class SchemeCheckpoint(dict):
         self.fill = fill
 
 
-@CheckpointLoader.register_scheme(prefixes=SN, force=True)
+@CheckpointLoader.register_scheme(prefixes=(SN, IBN), force=True)
 def load_sn(filename: str, map_location: Any = None) -> SchemeCheckpoint:
-    """Load a public SN checkpoint under OpenMMLab's names.
+    """Load a public SN or IBN-Net checkpoint under OpenMMLab's names.
 
     Args:
-        filename: ``sn://FILE``; ``sn://ENCODER,DECODER`` joins the two files
-            of a segmentor; ``?to=`` model (with ``backbone.`` in front),
-            backbone, mmpretrain or torchvision chooses other names than the
-            layout's own.
+        filename: ``sn://FILE``, or ``ibn://FILE`` of a released IBN-Net,
+            whose published name alone will do; ``sn://ENCODER,DECODER``
+            joins the two files of a segmentor; ``?to=`` model (with
+            ``backbone.`` in front), backbone, mmpretrain or torchvision
+            chooses other names than the layout's own.
         map_location: device of the tensors.
 
     Raises:

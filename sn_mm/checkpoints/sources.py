@@ -26,14 +26,16 @@ from mmengine.runner.checkpoint import (
 
 from sn_mm.utils.errors import CheckpointError
 
+from .ibn_net import url_of
 from .layouts import Layout, recognize
-from .locate import locate
+from .locate import folder, locate
 from .reader import CheckpointFile, read_checkpoint
 
-SN, BN, BN_TO_ANY = 'sn://', 'bn2sn://', 'bn2norm://'
-SCHEMES = (SN, BN, BN_TO_ANY)
+SN, IBN, BN, BN_TO_ANY = 'sn://', 'ibn://', 'bn2sn://', 'bn2norm://'
+SCHEMES = (SN, IBN, BN, BN_TO_ANY)
 _OPTIONS = {
     SN: ('to',),
+    IBN: ('to',),
     BN: ('ratios', 'part'),
     BN_TO_ANY: ('ratios', 'part'),
 }
@@ -62,7 +64,7 @@ class Source:
     @property
     def is_bn(self) -> bool:
         """Whether the file has BN, whatever norm the model has."""
-        return self.scheme != SN
+        return self.scheme in (BN, BN_TO_ANY)
 
 
 def parse(text: str) -> Source:
@@ -121,7 +123,12 @@ def recognized(
     found = []
     for file in open_files(source.names, progress):
         with named_in_errors(file):
-            found.append((file, recognize(file.state)))
+            layout = recognize(file.state)
+            if source.scheme == IBN and layout.norm is not None:
+                raise CheckpointError(
+                    f'{layout} is no IBN-Net: write sn:// in place of ibn://'
+                )
+            found.append((file, layout))
     return found
 
 
@@ -142,7 +149,9 @@ def resolve(name: str) -> Path:
     so only their tables of addresses are used; downloads go to torch's
     cache.
     """
-    url = _url(name)
+    url, digits = _url(name), None
+    if url is None:
+        url, digits = _released(name)
     if url is None:
         return locate(name)
     if '://' not in url:  # the tables name files of a local mirror too
@@ -155,14 +164,30 @@ def resolve(name: str) -> Path:
     if is_main_process() and not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(cached))
-        except OSError as error:
+            torch.hub.download_url_to_file(url, str(cached), digits)
+        except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'{url} cannot be fetched: {error}; fetch '
                 f'it otherwise and put it at {cached}'
             ) from error
     barrier()
     return cached
+
+
+def _released(name: str) -> tuple[str | None, str | None]:
+    """Where an IBN-Net is published, and digits of its hash.
+
+    None where the name means no such file, or one that is here.
+    """
+    url = url_of(name)
+    if url is None:
+        return None, None
+    file = os.path.basename(url)
+    if Path(name).exists() or Path(file).exists():
+        return None, None
+    if (folder() / file).is_file():
+        return None, None
+    return url, file.removesuffix('.pth').rpartition('-')[2]
 
 
 def _url(name: str) -> str | None:

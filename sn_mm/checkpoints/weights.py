@@ -12,7 +12,7 @@ from sn_mm.utils.errors import CheckpointError
 
 from .files import convert_source
 
-_PUBLIC = 'sn://'
+_PUBLIC = ('sn://', 'ibn://')
 
 
 def read_weights(source: str) -> dict:

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
+from sn_mm.anatomy.norms import running_names
 from sn_mm.checkpoints.foreign import check_norms
 from sn_mm.utils import join_names, unwrapped
 
@@ -88,7 +89,8 @@ def put_weights(content: dict, model: nn.Module, layers: Iterable[str]) -> int:
     """
     state, own = content['state_dict'], unwrapped(model).state_dict()
     for layer in layers:
-        for name in ('running_mean', 'running_var'):
+        module = unwrapped(model).get_submodule(layer)
+        for name in running_names(module):
             key = f'{layer}.{name}'
             # shaped as in the file: the authors' have (1, C, 1)
             old = state.get(key, own[key])

@@ -222,6 +222,94 @@ def population_norm_reference(
     return _with_affine(y, weight, bias).view(x.shape)
 
 
+def batch_renorm_reference(
+    x: Tensor,
+    running_mean: Tensor,
+    running_std: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    r_max: float = 1.5,
+    d_max: float = 0.5,
+    evaluates: bool = False,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch Renormalization (Ioffe, 2017, Algorithm 1), eps inside the root.
+
+    Args:
+        x: (N, C, *spatial), N and every extent at least 1.
+        running_mean, running_std: (C,).
+        weight, bias: (C,) or None.
+        r_max, d_max: limits of r and d.
+        evaluates: normalize with the running statistics.
+        eps: added to the batch's variance.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    mean, std = running_mean[:, None], running_std[:, None]
+    if evaluates:
+        y = (flat - mean) / std
+    else:
+        mu, var = _mean_and_var(flat, (0, 2))
+        sigma = torch.sqrt(var + eps)
+        r = (sigma / std).detach().clamp(1 / r_max, r_max)
+        d = ((mu - mean) / std).detach().clamp(-d_max, d_max)
+        y = (flat - mu) / sigma * r + d
+    return _with_affine(y, weight, bias).view(x.shape)
+
+
+def instance_batch_norm_reference(
+    x: Tensor,
+    instance: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    instance_first: bool = True,
+    eps: float = 1e-5,
+) -> Tensor:
+    """IBN (Pan et al., 2018): two norms, concatenated.
+
+    Args:
+        x: (N, C, *spatial), N and every extent at least 1.
+        instance: number of channels with instance norm: the first ones, or
+            the last where ``instance_first`` is False.
+        weight, bias: (C,) or None, in the order of the channels.
+        running_mean, running_var: (C - instance,); used for BN instead of
+            the batch when given.
+        eps: added to variances.
+
+    Returns:
+        y, shaped like x.
+    """
+    flat = x.flatten(2)
+    border = instance if instance_first else x.shape[1] - instance
+    parts = [flat[:, :border], flat[:, border:]]
+    if not instance_first:
+        parts.reverse()
+    mean, var = _mean_and_var(parts[1], (0, 2))
+    if running_mean is not None:
+        mean, var = running_mean[:, None], running_var[:, None]
+    parts = [
+        (part - mu) / torch.sqrt(spread + eps)
+        for part, (mu, spread) in zip(
+            parts, (_mean_and_var(parts[0], 2), (mean, var))
+        )
+    ]
+    if not instance_first:
+        parts.reverse()
+    return _with_affine(torch.cat(parts, 1), weight, bias).view(x.shape)
+
+
+def _mean_and_var(x: Tensor, dims) -> tuple[Tensor, Tensor]:
+    """Over some axes, which stay with extent 1; the variance biased."""
+    mean = x.mean(dims, keepdim=True)
+    return mean, (x - mean).square().mean(dims, keepdim=True)
+
+
 def _kronecker(
     gates: Tensor, number: int, like: Tensor, whole: bool = False
 ) -> Tensor:
@@ -275,8 +363,46 @@ def kalman_norm_reference(
         mean = p * predicted[0] + (1 - p) * mean
         var = p * predicted[1] + (1 - p) * var + p * (1 - p) * shift
     y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
-    if weight is not None:
-        y = y * weight[:, None]
-    if bias is not None:
-        y = y + bias[:, None]
-    return y.view(x.shape), mean, var
+    return _with_affine(y, weight, bias).view(x.shape), mean, var
+
+
+def hyper_norm_reference(
+    x: Tensor,
+    lstm: dict[str, Tensor],
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    state: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """HyperNormalization: batch norm, scaled and shifted by an LSTM.
+
+    Args:
+        x: (N, C, *spatial), N and every extent at least 1.
+        lstm: parameters by the names of :class:`sn_mm.layers.BHN`.
+        running_mean, running_var: (C,), in place of the batch's moments.
+        state: h and c (N, C) of the norm before; None for zeros.
+        eps: added to the variance.
+
+    Returns:
+        y, shaped like x; h and c (N, C).
+    """
+    flat = x.flatten(2)
+    pooled = flat.mean(2)
+    h, c = state or (torch.zeros_like(pooled),) * 2
+
+    def narrowed(u: Tensor, kind: str) -> Tensor:
+        inner = u @ lstm[f'weight_{kind}_0'].T + lstm[f'bias_{kind}_0']
+        wide = inner.clamp(min=0) @ lstm[f'weight_{kind}_1'].T
+        return wide + lstm[f'bias_{kind}_1']
+
+    gates = narrowed(pooled, 'ih') + narrowed(h, 'hh')
+    i, f, g, o = gates.unflatten(1, (4, -1)).unbind(1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.sigmoid()
+    mean = flat.mean((0, 2))
+    var = (flat - mean[:, None]).square().mean((0, 2))
+    if running_mean is not None:
+        mean, var = running_mean, running_var
+    y = (flat - mean[:, None]) / torch.sqrt(var + eps)[:, None]
+    return (y * h[..., None] + c[..., None]).view(x.shape), h, c

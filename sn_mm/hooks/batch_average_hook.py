@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import nullcontext
+from operator import attrgetter
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
@@ -14,6 +15,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.amp import autocast
 from torch import nn
 
+from sn_mm.anatomy.norms import running_names
 from sn_mm.recalibrate.batch_average import find_averaged, update_batch_average
 from sn_mm.recalibrate.fresh_loader import batches_for, fresh_loader
 from sn_mm.utils import check_count, unwrapped
@@ -150,5 +152,6 @@ def _copy_statistics(
 ) -> None:
     for name in names:
         layers = source.get_submodule(name), target.get_submodule(name)
-        for buffer in ('running_mean', 'running_var'):
-            getattr(layers[1], buffer).copy_(getattr(layers[0], buffer))
+        read = attrgetter(*running_names(layers[0]))
+        for old, new in zip(*map(read, layers)):
+            new.copy_(old)

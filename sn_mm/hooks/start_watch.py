@@ -65,6 +65,6 @@ def _is_mean_teacher(hook: Hook) -> bool:
 
 def _has_running(model: nn.Module) -> bool:
     return any(
-        isinstance(m, RowNorm) and m.running_mean is not None
+        isinstance(m, RowNorm) and m.track_running_stats
         for m in model.modules()
     )

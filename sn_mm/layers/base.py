@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.functional.running import update_running
@@ -49,8 +51,11 @@ class RowNorm(_InstanceNorm):
     Attributes:
         norm_type: what a config calls it.
         statistics: names of what is mixed, in the order of the ratios.
-        measures: batch average is at work: the training forward normalizes
-            with the batch's moments and tracks them, whatever it does else.
+        running_names: where its state dict has the running mean, and what
+            it keeps of the variance.
+        measures: None, or while batch average is at work a function for
+            :meth:`track` to call: the training forward normalizes with the
+            batch's moments and tracks them, whatever it does else.
         hard_ratios: its ratios are fixed, and one-hot.
         rectifies: gives max(y, 0), in the same sweeps: set by
             :func:`sn_mm.fuse_relu` where a ReLU follows.
@@ -67,6 +72,8 @@ class RowNorm(_InstanceNorm):
             it is another.
         public_names: names of tensors in the state dicts of the method's
             public code, and ours: both are loaded.
+        relay: of the call that is under way, where a layer takes or leaves
+            more than its input and output, see :mod:`.relay`.
 
     Raises:
         TypeError, ValueError: if ``num_features`` is no positive int, or
@@ -79,7 +86,8 @@ class RowNorm(_InstanceNorm):
     norm_type = ''
     statistics = ()
     bn_eval = False
-    measures = False
+    measures = None
+    running_names = ('running_mean', 'running_var')
     hard_ratios = False
     needs_hook = None
     is_synchronized = False
@@ -90,6 +98,7 @@ class RowNorm(_InstanceNorm):
     settings = ()
     options = dict(bn_eval=False)
     public_names = {}
+    relay = None
     _ranks = None  # any from 2 on
     _has_spoken = False  # of its caveat
     __jit_unused_properties__ = ['uses_batch_statistics', 'takes_batch']
@@ -218,11 +227,25 @@ class RowNorm(_InstanceNorm):
 
     def why_not_averaged(self) -> str | None:
         """Why batch average leaves its running statistics alone, or None."""
-        if self.running_mean is None:
+        if not self.track_running_stats:
             return 'has no running statistics'
         if self.bn_eval:
             return 'bn_eval'
         return None if self.training else 'frozen in evaluation mode'
+
+    def parameters_in_use(self) -> dict[str, nn.Parameter]:
+        """Its parameters by name, or those of the layer that it shares."""
+        return dict(self.named_parameters())
+
+    def take_place_of(
+        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+    ) -> None:
+        """Take over what the model around has made of a layer.
+
+        Args:
+            old: the norm in whose place this one was put.
+            replaced: new norms by old ones, of the whole model.
+        """
 
     def caveat(self) -> str | None:
         """What a layer that was built like this one is not, if anything.
@@ -280,17 +303,62 @@ class RowNorm(_InstanceNorm):
             return
         if batch.shape[0] == 2 and not x.numel():
             return  # not synchronized, so nobody else has data
+        if self.measures is not None:
+            self.measures(batch.detach())
+        else:
+            self.move_running_(batch.detach())
+
+    def move_running_(self, batch: Tensor) -> None:
+        """Move the running statistics; ``batch`` as for :meth:`track`."""
         update_running(
             self.running_mean,
             self.running_var,
             self.num_batches_tracked,
-            batch.detach(),
+            batch,
             self.momentum,
         )
+
+    @torch.no_grad()
+    def set_running_(self, mean: Tensor, var: Tensor) -> None:
+        """Take running statistics, in place.
+
+        Args:
+            mean, var: of as many channels as the layer tracks, the variance
+                as :meth:`track` is given it.
+        """
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
 
     def resolved_group(self):
         """The process group whose batch counts as one; None: no group."""
         return None
+
+    # -- beside batch norm ------------------------------------------------
+    def as_batch_norm(self) -> dict[str, Tensor]:
+        """What BN in its place would hold, as far as the layer has it.
+
+        Returns:
+            Some of 'weight', 'bias', 'running_mean' and 'running_var', (C,).
+        """
+        own = {**self._parameters, **self._buffers}
+        return {
+            name: own[name]
+            for name in state.ONE_FOR_EACH_CHANNEL
+            if own.get(name) is not None and name not in self.shapes()
+        }
+
+    @torch.no_grad()
+    def take_batch_norm_(self, tensors: dict[str, Tensor]) -> None:
+        """Copy what BN in its place held.
+
+        Args:
+            tensors: some of what :meth:`as_batch_norm` returns; what has no
+                place here is passed over.
+        """
+        own = {**self._parameters, **self._buffers}
+        for name, value in tensors.items():
+            if own.get(name) is not None and name not in self.shapes():
+                own[name].copy_(value)
 
     # -- checks -----------------------------------------------------------
     def check_input(self, x: Tensor) -> None:
@@ -330,7 +398,7 @@ class RowNorm(_InstanceNorm):
                 self._refuse_shape(name, t, wanted)
         for tensors, names in (
             (self._parameters, ('weight', 'bias')),
-            (self._buffers, ('running_mean', 'running_var')),
+            (self._buffers, self.running_names),
         ):
             for name in names:
                 t = tensors.get(name)
@@ -365,6 +433,12 @@ class RowNorm(_InstanceNorm):
         Fusion passes (mmengine's ``efficient_conv_bn_eval``, torch's
         ``fuse``) then see a module that is no batch norm.
         """
+        if self.relay is not None:
+            raise RuntimeError(
+                f'{type(self).__name__} takes and leaves more than x here, '
+                'which an fx graph cannot have: leave this part of the model '
+                'out of what is traced (efficient_conv_bn_eval)'
+            )
         name = x.tracer.path_of_module(self)
         return x.tracer.create_proxy('call_module', name, (x,), {})
 
@@ -404,9 +478,9 @@ class RowNorm(_InstanceNorm):
         self.check_loading(state_dict, prefix, error_msgs)
         state.check_settings(self, prefix, local_metadata)
         state.take_public(self, state_dict, prefix)
-        # _InstanceNorm's own loader refuses running statistics without
-        # version metadata; here they are plain unexpected keys.
-        super(_InstanceNorm, self)._load_from_state_dict(
+        # torch's own loaders refuse running statistics without version
+        # metadata, which are plain unexpected keys here, and add a count.
+        super(_NormBase, self)._load_from_state_dict(
             state_dict,
             prefix,
             local_metadata,

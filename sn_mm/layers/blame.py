@@ -26,10 +26,10 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
             be written to.
     """
     # buffers first: a parameter is written to by few layers
-    own = [*layer._buffers.items(), *layer._parameters.items()]
+    own = [*layer.named_buffers(), *layer.named_parameters()]
     for find in (_oddity, _why_not_written)[: 1 + layer.training]:
         for name, t in own:
-            reason = None if t is None else find(name, t, x, layer)
+            reason = find(name, t, x, layer)
             if reason is not None:
                 raise ValueError(
                     f'{name} of this {type(layer).__name__} {reason}'
@@ -57,8 +57,9 @@ def _oddity(name: str, t: Tensor, x: Tensor, layer: nn.Module) -> str | None:
         )
     if t.layout is not torch.strided:
         return f'has the layout {t.layout}: convert it with .to_dense()'
-    rows = name in ONE_FOR_EACH_CHANNEL and name not in layer.shapes()
-    if rows and t.dim() != 1:
+    leaf = name.rpartition('.')[2]
+    rows = leaf in ONE_FOR_EACH_CHANNEL or name in layer.running_names
+    if rows and name not in layer.shapes() and t.dim() != 1:
         return f'has shape {tuple(t.shape)}: use .flatten()'
     return None
 

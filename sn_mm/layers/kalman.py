@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sn_mm.functional import normalize_rows
 from sn_mm.functional.kalman import KalmanRule
+from sn_mm.functional.traced import is_traced
 
 from .arguments import check_share, warn_of_momentum
 from .base import RowNorm
@@ -84,7 +86,6 @@ class KN(RowNorm):
     settings = ('eps',)
     options = dict(p=0.05, bn_eval=False)
     is_first = is_relayed = False
-    relay = None
 
     def __init__(
         self,
@@ -121,30 +122,44 @@ class KN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
-        running, relay = self.running_moments(), self.relay
+        running = self.running_moments()
+        if running is None:
+            y, *mixed = self._corrected(x)
+        elif not is_traced(x) and self.suits_constant_map(x):
+            y, mixed = self.constant_map(x), running
+        else:
+            rule = KalmanRule(self.p, self.eps, running=running)
+            y = self._through(x, rule)
+            mixed = running
+        if self.relay is not None:
+            self.relay.left = MapMoments(*mixed, x.shape[2:])
+        return y
+
+    def _corrected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and the mixed mean and variance (C,)."""
         predicted = (None, None)
-        if running is None and relay is not None and relay.given is not None:
-            predicted = relay.given()
+        if self.relay is not None and self.relay.given is not None:
+            predicted = self.relay.given()
         rule = KalmanRule(
-            self.p,
-            self.eps,
-            running=running,
-            process_group=self.resolved_group(),
+            self.p, self.eps, process_group=self.resolved_group()
         )
+        y, mean, var, batch = self._through(x, rule, *predicted)
+        self.track(x, batch)
+        return y, mean[0], var[0]
+
+    def _through(self, x: Tensor, rule: KalmanRule, mean=None, var=None):
         own = self._parameters
-        result = normalize_rows(
-            *(x, rule, *predicted, own['weight'], own['bias']),
+        return normalize_rows(
+            *(x, rule, mean, var, own['weight'], own['bias']),
             relu=self.rectifies,
         )
-        if running is not None:
-            y, mixed = result, running
-        else:
-            y, mean, var, batch = result
-            mixed = mean[0], var[0]
-            self.track(x, batch)
-        if relay is not None:
-            relay.left = MapMoments(*mixed, x.shape[2:])
-        return y
+
+    def take_place_of(
+        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+    ) -> None:
+        """A KN layer of another kind gets the same moments."""
+        if isinstance(old, KN):
+            self.is_first, self.is_relayed = old.is_first, old.is_relayed
 
     def caveat(self) -> str | None:
         """What a config that builds it like this does not get."""

@@ -24,6 +24,7 @@ class _Kept(NamedTuple):
     attributes: dict[str, Any]
     parameters: tuple[str, ...]  # None among them, too
     buffers: tuple[str, ...]
+    modules: tuple[str, ...]
 
 
 _kept: list[_Kept] = []  # for good, as torch keeps what it compiled
@@ -51,7 +52,11 @@ def prepare_to_script(layer: nn.Module) -> None:
     own = {n: v for n, v in vars(layer).items() if n not in _OF_EVERY_MODULE}
     _kept.append(
         _Kept(
-            type(layer), own, tuple(layer._parameters), tuple(layer._buffers)
+            type(layer),
+            own,
+            tuple(layer._parameters),
+            tuple(layer._buffers),
+            tuple(layer._modules),
         )
     )
 
@@ -68,6 +73,7 @@ def _call_scripted(script_module: torch.jit.ScriptModule, x: Tensor) -> Tensor:
     for tensors, names in (
         (layer._parameters, kept.parameters),
         (layer._buffers, kept.buffers),
+        (layer._modules, kept.modules),
     ):
         tensors.update({n: getattr(script_module, n, None) for n in names})
     y = layer.forward(x)

@@ -18,6 +18,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.ratio_rate`: mmengine's ``build_optim_wrapper``.
 - :mod:`.runner_hooks`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
 
@@ -36,6 +37,7 @@ from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
 from .own_configs import read_own_configs
 from .pretrained_init import register_pretrained
+from .ratio_rate import read_ratio_rates
 from .runner_hooks import watch_runners
 from .sync_bn import watch_sync_bn
 
@@ -54,6 +56,7 @@ def apply() -> None:
     sync_before_saving()
     refuse_fusion()
     register_pretrained()
+    read_ratio_rates()
     watch_runners()
 
 
@@ -62,6 +65,7 @@ __all__ = [
     'fill_models',
     'name_onedl_packages',
     'read_own_configs',
+    'read_ratio_rates',
     'refuse_fusion',
     'refuse_in_tests',
     'register_local_loader',

@@ -16,7 +16,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from sn_mm.checkpoints import load_pretrained
-from sn_mm.checkpoints.sources import BN, SN
+from sn_mm.checkpoints.sources import SCHEMES
 
 
 def register_pretrained() -> None:
@@ -34,7 +34,7 @@ class PretrainedSN(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         """Fill ``module``, or with the part of the file called ``prefix``."""
-        if not self.checkpoint.startswith((SN, BN)) or '?to=' in (
+        if not self.checkpoint.startswith(SCHEMES) or '?to=' in (
             self.checkpoint
         ):
             super().__call__(module)

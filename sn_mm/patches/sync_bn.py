@@ -24,6 +24,7 @@ from mmengine.logging import print_log
 from mmengine.model import utils as mmengine_model_utils
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sn_mm.layers import RowNorm
 
@@ -98,6 +99,8 @@ def _is_local(module: nn.Module) -> bool:
         isinstance(module, RowNorm)
         and module.takes_batch
         and not module.is_synchronized
+        # which is converted, and heard
+        and not any(isinstance(m, _BatchNorm) for m in module.children())
     )
 
 

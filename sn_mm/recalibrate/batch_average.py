@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Callable
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from sn_mm.anatomy.norms import parts_of_norms, running_names
 from sn_mm.layers import RowNorm
 from sn_mm.utils import join_names, progress_bar, unwrapped
 
@@ -156,8 +157,7 @@ def update_batch_average(
         )
     with torch.no_grad():
         for name, (_, mean, var) in merged.items():
-            layers[name].running_mean.copy_(mean)
-            layers[name].running_var.copy_(var)
+            _set_running(layers[name], mean, var)
     return BatchAverage(batches, list(merged), left)
 
 
@@ -179,20 +179,26 @@ def find_averaged(
     """
     kinds = (RowNorm, _BatchNorm) if include_bn else (RowNorm,)
     layers, left, any_kind = {}, {}, False
+    inside = parts_of_norms(model)
     for name, module in model.named_modules():
         # mmcv's SyncBN is no _BatchNorm
         is_sync = include_bn and type(module).__name__ == 'SyncBatchNorm'
         if not (isinstance(module, kinds) or is_sync):
             continue
         any_kind = True
-        if getattr(module, 'running_mean', None) is None:
+        ours = isinstance(module, RowNorm)
+        tracks = ours and module.track_running_stats
+        if not (tracks or getattr(module, 'running_mean', None) is not None):
             continue
-        if getattr(module, 'bn_eval', False):
-            left[name] = 'bn_eval'
-        elif not module.training:
-            left[name] = 'frozen in evaluation mode'
-        else:
+        if module in inside:
+            continue
+        why = None if module.training else 'frozen in evaluation mode'
+        if ours:
+            why = module.why_not_averaged()
+        if why is None:
             layers[name] = module
+        else:
+            left[name] = why
     if not any_kind:
         fix = '' if include_bn else ' (include_bn=True takes BN layers)'
         raise ValueError(
@@ -209,25 +215,23 @@ def _observed(
 ) -> Iterator[dict[str, MomentAverage]]:
     """Averages, by layer, of the moments of all calls that happen inside.
 
-    With momentum 1 the running statistics are those of the last call: each
-    layer's own training forward says what they are. Layers whose training
-    forward takes other moments than the batch's are told that they are
-    measured. The caller puts the layers back.
+    Our layers tell what they would track. Of torch's, with momentum 1, the
+    running statistics are those of the last call. The caller puts the layers
+    back.
     """
     averages, handles = {}, []
     try:
         for name, layer in layers.items():
+            like = _running_of(layer)[0]
+            average = MomentAverage(like.numel(), like.device)
+            averages[name] = average
+            if isinstance(layer, RowNorm):
+                layer.measures = _taker(average)
+                continue
             layer.momentum = 1.0
-            layer.measures = True
             # a NaN from before would outlive a weight of 0
             layer.running_mean.zero_()
             layer.running_var.zero_()
-            if getattr(layer, 'num_batches_tracked', None) is not None:
-                layer.num_batches_tracked.zero_()
-            average = MomentAverage(
-                layer.num_features, layer.running_mean.device
-            )
-            averages[name] = average
             handles.append(layer.register_forward_hook(_recorder(average)))
         yield averages
     finally:
@@ -235,23 +239,44 @@ def _observed(
             handle.remove()
 
 
-def _recorder(average: MomentAverage) -> Callable:
-    def record(layer: nn.Module, args: tuple, output: Tensor) -> None:
-        seen: Tensor | int = 1
-        mean, var = layer.running_mean, layer.running_var
-        if isinstance(layer, RowNorm):
-            # 0 where there was nothing to track: an empty batch everywhere,
-            # or one that is not finite, which must not go unnoticed here
-            seen = layer.num_batches_tracked.clone()
-            layer.num_batches_tracked.zero_()
-            if args[0].numel():
-                mean = mean.where(seen > 0, torch.full_like(mean, math.nan))
-                seen = 1
-        elif not args[0].numel() and 'Sync' not in type(layer).__name__:
+def _taker(average: MomentAverage) -> Callable:
+    """Takes in the moments that a layer of ours tells."""
+
+    def take(batch: Tensor) -> None:
+        mean, var = batch[:2, 0]
+        if batch.shape[0] == 2:
+            average.update(mean, var)
             return
-        average.update(mean, var, seen)
+        seen = batch[2, 0, 0] > 0  # in any process
+        zero = torch.zeros_like(mean)
+        average.update(
+            mean.where(seen, zero), var.where(seen, zero), seen.to(mean.dtype)
+        )
+
+    return take
+
+
+def _recorder(average: MomentAverage) -> Callable:
+    """Takes in the running statistics that a call left in a BN."""
+
+    def record(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        if args[0].numel() or 'Sync' in type(layer).__name__:
+            average.update(layer.running_mean, layer.running_var)
 
     return record
+
+
+def _running_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """The tensors of the running statistics."""
+    return attrgetter(*running_names(layer))(layer)
+
+
+def _set_running(layer: nn.Module, mean: Tensor, var: Tensor) -> None:
+    if isinstance(layer, RowNorm):
+        layer.set_running_(mean, var)
+    else:
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(var)
 
 
 def _run(

@@ -48,6 +48,7 @@ _SETTINGS = (
 )
 # ... and those about running statistics, if the old one has such.
 _RUNNING_SETTINGS = ('momentum', 'track_running_stats')
+_OF_BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 _CONFIG_HINT = (
     '. A config of this model still names the old norms, and '
     'would load checkpoints of it wrongly; write model=dict(type='
@@ -147,6 +148,12 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
+        if hasattr(layer, 'is_placed'):
+            placed = getattr(norms[name], 'is_placed', False)
+            layer.is_placed = placed or include is not None
+    for old, new in replaced.items():
+        if isinstance(new, RowNorm):
+            new.take_place_of(old, replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
@@ -224,6 +231,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
     """Arguments of a new ``cls`` that come from ``old``."""
     taken = _arguments(cls)
     names = _SETTINGS
+    if isinstance(old, RowNorm):
+        names += tuple(n for n in old.options if n not in names)
     if has_batch_statistics(old):
         names += _RUNNING_SETTINGS
     settings = {
@@ -231,6 +240,8 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
         for name in names
         if name in taken and hasattr(old, name)
     }
+    if 'affine' not in _arguments(type(old)):
+        settings.pop('affine', None)  # BHN's pair is no argument
     if settings.get('process_group') is not None and 'sync_group' in cfg:
         del settings['process_group']
     if 'process_group' in cfg:
@@ -318,6 +329,7 @@ def _hand_over(
     The tensors themselves: what else refers to them, an optimizer or a layer
     that shares them, goes on to do so. The same holds for handles of hooks.
     """
+    _translate(old, new, kept)
     _spread_affine(old, new, kept)
     for name in kept:
         own = new._parameters if name in new._parameters else new._buffers
@@ -340,6 +352,23 @@ def _hand_over(
     if getattr(new, 'hard_ratios', False) and _same_ratios(old, new):
         new.choose_()
     new.train(old.training)
+
+
+@torch.no_grad()
+def _translate(old: nn.Module, new: nn.Module, kept: list[str]) -> None:
+    """By way of BN, what only one of the two keeps as BN does."""
+    if isinstance(old, RowNorm):
+        given = old.as_batch_norm()
+    else:
+        given = {n: t for n, t in _state(old).items() if n in _OF_BATCH_NORM}
+    given = {n: t for n, t in given.items() if n not in kept}
+    if isinstance(new, RowNorm):
+        new.take_batch_norm_(given)
+        return
+    own = _state(new)
+    for name, value in given.items():
+        if name in own and own[name].shape == value.shape:
+            own[name].copy_(value)
 
 
 def _spread_affine(old: nn.Module, new: nn.Module, kept: list[str]) -> None:

@@ -117,23 +117,17 @@ def test_mim_finds_every_config(site):
     assert not list(mim.rglob('__pycache__'))
 
 
-def test_it_is_imported_and_registers(python, site):
+def test_it_is_imported_and_its_configs_are_bases(python, site):
+    base = 'sn_mm::demo/faster-rcnn_r18_fpn_sn-all_demo.py'
     code = (
-        'import sn_mm; from mmengine.registry import MODELS; '
+        'import sn_mm; from mmengine import Config; '
+        'from mmengine.registry import MODELS; '
+        f'open("config.py", "w").write("_base_ = {base!r}"); '
+        "Config.fromfile('config.py').model.backbone.norm_cfg.type.strip(); "
         'print(sn_mm.__file__, MODELS.get("SyncSN").__module__)'
     )
     file, module = python('-c', code).split()
     assert Path(file).is_relative_to(site) and module == 'sn_mm.layers.sync'
-
-
-def test_its_configs_are_bases_once_it_is_imported(python):
-    code = (
-        'import sn_mm; from mmengine import Config; '
-        "Config.fromfile('config.py').model.backbone.norm_cfg.type.strip()"
-    )
-    base = 'sn_mm::demo/faster-rcnn_r18_fpn_sn-all_demo.py'
-    write = f'open("config.py", "w").write("_base_ = {base!r}")'
-    python('-c', f'{write}; {code}')
 
 
 def test_its_tools_run(python, site):

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 
 import torch
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from sn_mm.functional import (
-    normalize_rows,
-    statistics,
-    switchable_norm_reference,
-)
+from sn_mm.functional import switchable_norm_reference
 from sn_mm.layers import SN2d, SyncSN
 from sn_mm.utils import progress_bar
 
@@ -48,33 +46,6 @@ class PlainSN(nn.Module):
         )
 
 
-class RuleOfBRN(nn.Module):
-    """Batch Renormalization as a rule that the package does not know.
-
-    What a new normalizer costs before anybody has written kernels for its
-    numbers. (Ioffe, 2017, with r up to 1.5 and d up to 0.5.)
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer('running_mean', torch.zeros(channels))
-        self.register_buffer('running_std', torch.ones(channels))
-
-    def rule(self, m, v, size, weight, bias):
-        mean, var = statistics.batch(m, v, size)
-        std = (var + 1e-5).sqrt()
-        with torch.no_grad():
-            r = (std / self.running_std).clamp(1 / 1.5, 1.5)
-            d = (mean - self.running_mean) / self.running_std
-            d = d.clamp(-0.5, 0.5)
-        return mean, weight * r / std, weight * d + bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return normalize_rows(x, self.rule, self.weight, self.bias)
-
-
 class WithReLU(nn.Module):
     """SN and the ReLU behind it, one after the other or in SN's sweeps."""
 
@@ -95,6 +66,15 @@ class Copy(nn.Module):
         return x * 1.0
 
 
+# types of norms that are rules and nothing else: no kernel knows them
+FAMILY = ('SSN', 'IBN', 'BRN', 'PN', 'DN', 'EN', 'KN', 'BHN')
+
+
+def _registered(kind: str, channels: int) -> nn.Module:
+    """A layer as a config's norm_cfg builds it."""
+    return build_norm_layer(dict(type=kind), channels)[1]
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     'SN': SN2d,
     'SyncSN': SyncSN,
@@ -102,11 +82,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'GN': lambda c: nn.GroupNorm(32, c),
     'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
     'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
-    'BRN rule': RuleOfBRN,
     'SN, ReLU': lambda c: WithReLU(c, fused=False),
     'SN+ReLU': lambda c: WithReLU(c, fused=True),
     'plain SN': PlainSN,
     'copy': lambda c: Copy(),
+    **{kind: functools.partial(_registered, kind) for kind in FAMILY},
 }
 # Reads and writes of the input's size over those of the copy, where nothing
 # stays in a cache: moments (1), output (2); sums (2), input's gradient (3)

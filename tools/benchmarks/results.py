@@ -14,10 +14,11 @@ import torch
 from sn_mm.kernels.native import sweeps
 from sn_mm.utils import markdown_table, write_json
 
-from .layers import bandwidth_shares, geometric_means
+from .layers import FAMILY, bandwidth_shares, geometric_means
 
 # Okabe and Ito's colours, told apart with any kind of colour vision, and a
 # grey for the copy.
+_MARKERS = 'hH8dp1234|_x+'
 _LOOKS = {
     'SN': ('#D55E00', 'o'),
     'SyncSN': ('#0072B2', 's'),
@@ -25,11 +26,12 @@ _LOOKS = {
     'GN': ('#CC79A7', '^'),
     'LN': ('#E69F00', 'v'),
     'IN': ('#56B4E9', 'P'),
-    'BRN rule': ('#F0E442', 'h'),
     'SN, ReLU': ('#8C510A', '<'),
     'SN+ReLU': ('#01665E', '>'),
     'plain SN': ('#000000', 'X'),
     'copy': ('#999999', '*'),
+    # the family by its order: one colour, and a marker each
+    **{kind: ('#F0E442', mark) for kind, mark in zip(FAMILY, _MARKERS)},
 }
 _NO_DATE = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
 

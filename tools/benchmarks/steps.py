@@ -15,6 +15,7 @@ from torch import nn
 from sn_mm.cli import build_model, load_config
 from sn_mm.utils import progress_bar
 
+from .layers import FAMILY
 from .timing import runs, time_together
 
 NORM_CFGS = {
@@ -22,6 +23,7 @@ NORM_CFGS = {
     'SyncSN': dict(type='SyncSN'),
     'BN': dict(type='BN'),
     'GN': dict(type='GN', num_groups=32),
+    **{kind: dict(type=kind) for kind in FAMILY},
 }
 _CONFIGS = {
     'detector': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catalog import CatalogError, writer
+from catalog import CatalogError, made_files
 from catalog.markdown import BEGIN, END, replaced, table
 from tests import families
 from tests.paths import CONFIGS, ROOT
@@ -27,7 +27,7 @@ def entries():
 
 @pytest.fixture(scope='module')
 def made(paper, entries):
-    return writer.made_files(ROOT, paper, entries)
+    return made_files.made_files(ROOT, paper, entries)
 
 
 def test_metafiles_and_readmes_are_up_to_date(made, paper):
@@ -104,7 +104,7 @@ def test_a_table_needs_its_place(paper, entries, tmp_path):
     for family in paper.families:
         (tmp_path / 'configs' / family.folder).mkdir(parents=True)
     with pytest.raises(CatalogError, match='README.md needs the two lines'):
-        writer.write_catalog(tmp_path, paper, entries)
+        made_files.write_catalog(tmp_path, paper, entries)
     assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
@@ -114,9 +114,9 @@ def test_writing(paper, entries, tmp_path):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'# Title\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n')
-    changed = writer.write_catalog(tmp_path, paper, entries)
+    changed = made_files.write_catalog(tmp_path, paper, entries)
     assert len(changed) == 2 * len(places) + 2
-    assert writer.write_catalog(tmp_path, paper, entries) == []
+    assert made_files.write_catalog(tmp_path, paper, entries) == []
     text = (tmp_path / places[0]).read_text()
     assert text.startswith('# Title\n\nbefore\n')
     assert text.endswith('\nafter\n') and 'old' not in text

@@ -29,7 +29,7 @@ from tests.builders import (
     faster_rcnn,
     segmentor_config,
 )
-from tests.paths import ROOT
+from tests.paths import ROOT, python_path
 
 FOLDER = ROOT / 'configs/pretrain'
 CONFIGS = sorted(FOLDER.glob('*.py'))
@@ -335,7 +335,7 @@ def test_trains_under_the_own_tool_of_mmpretrain(imagenet, tmp_path):
     tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
     done = subprocess.run(
         [sys.executable, str(tool), str(tmp_path / 'own.py')],
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        env=dict(os.environ, PYTHONPATH=python_path(ROOT)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import get_external_models
 
@@ -30,6 +31,10 @@ def test_every_start_is_known(entries):
             assert name in external, entry.config
         elif scheme == 'torchvision':
             assert name in ('resnet50', 'resnet101'), entry.config
+        elif entry.name.endswith('_transplanted_1x_coco'):
+            # what the command in the config makes
+            text = (shrunk.CONFIGS / f'{entry.config}.py').read_text()
+            assert f'--out {start}' in text
         elif start.startswith('checkpoints/'):
             # what the pretraining config of that name leaves
             name = f'{OWN.fullmatch(start)[1]}_in1k.py'
@@ -60,6 +65,30 @@ def test_starts_are_those_of_the_names(entries):
             assert entry.start == name, entry.config
         else:  # BN in the backbone
             assert entry.start == f'torchvision://resnet{depth}', entry.config
+
+
+@pytest.mark.parametrize('path', shrunk.paths('swap_in'), ids=lambda p: p.stem)
+def test_a_start_from_bn_trains_whole_and_learns_its_ratios(path):
+    cfg = shrunk.load(path)
+    assert cfg.model.backbone.get('frozen_stages', -1) == -1
+    paramwise = cfg.optim_wrapper.paramwise_cfg
+    assert paramwise.norm_decay_mult == 0 and paramwise.ratio_lr_mult == 20
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(shrunk.without_pretrained(cfg).model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    rates = {
+        p: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
+    base = cfg.optim_wrapper.optimizer.lr
+    ratios = [
+        p
+        for name, p in model.named_parameters()
+        if name.endswith(('mean_weight', 'var_weight'))
+    ]
+    assert ratios
+    assert {rates[p] for p in ratios} == {(base * 20, 0)}
 
 
 # -- files that ImageNet pretraining leaves --

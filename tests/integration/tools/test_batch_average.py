@@ -14,7 +14,7 @@ import sn_mm
 from sn_mm.cli import register_toolbox
 
 from . import test_train_test
-from .test_train_test import DEMO, TOOLS, main_of, run
+from .test_train_test import DEMO, main_of
 
 RUNNING = ('running_mean', 'running_var')
 NAMES = (
@@ -90,12 +90,12 @@ def test_only_statistics_change(case, tmp_path, capsys):
             torch.testing.assert_close(new[key], state[key], msg=key)
 
 
-def test_the_toolbox_tests_what_was_written(case, tmp_path):
+def test_the_toolbox_tests_what_was_written(case, tmp_path, capsys):
     path, _, _, file = case
     out = tmp_path / 'out.pth'
     args = ('--work-dir', tmp_path, '--num-samples', 1)
-    printed = run(TOOLS / 'batch_average.py', path, file, out, *args)
-    assert 'from 1 batches' in printed
+    main(path, file, out, *args)
+    assert 'from 1 batches' in capsys.readouterr().out
     main_of('test')([str(path), str(out), '--work-dir', str(tmp_path)])
     assert not list(tmp_path.glob('.out*'))
 

@@ -373,3 +373,51 @@ def test_print_norms_of_a_radius_that_stays(capsys, tmp_path):
     (line,) = (x for x in lines if 'radius' in x)
     assert line.startswith('warning: nothing moves the radius of 32 SSN')
     assert 'RadiusHook' in line
+
+
+# -- where norms start --
+STARTING = """
+_base_ = {base!r}
+model = dict(backbone=dict(frozen_stages=1, init_cfg=dict(
+    _delete_=True, type='Pretrained', checkpoint={start!r})))
+"""
+
+
+@pytest.fixture
+def starting(tmp_path):
+    """A config that starts from BN, with a frozen stage; and that start."""
+    from mmdet.models.backbones import ResNet
+
+    torch.save(ResNet(18).state_dict(), tmp_path / 'bn.pth')
+    start = f'bn2sn://{tmp_path / "bn.pth"}'
+    path = tmp_path / 'config.py'
+    path.write_text(STARTING.format(base=FASTER, start=start))
+    return str(path), start
+
+
+def starts_in(file) -> dict[str, str]:
+    layers = json.loads(file.read_text())['layers']
+    return {layer['name']: layer['start'] for layer in layers}
+
+
+def test_print_norms_says_where_each_layer_starts(starting, tmp_path, capsys):
+    config, start = starting
+    file = tmp_path / 'norms.json'
+    for options, first, later in (
+        ([], f'{start}: bn', f'{start}: equal'),
+        (['--init-weights'], f'{start}: bn1, bn', f'{start}: layer2'),
+    ):
+        tool('print_norms')([config, '--json', str(file), *options])
+        found = starts_in(file)
+        assert found['backbone.sn1'] == first
+        assert found['backbone.layer2.0.sn1'].startswith(later)
+        assert found['backbone.layer2.0.sn1'].endswith('equal')
+        assert found['neck.fpn_convs.0.sn'] == 'new'
+    assert f'{start}: bn1, bn' in capsys.readouterr().out
+
+
+def test_print_norms_of_a_checkpoint(tmp_path, checkpoints):
+    path = str(checkpoints / 'iter_100.pth')
+    file = tmp_path / 'norms.json'
+    tool('print_norms')([FASTER, '--checkpoint', path, '--json', str(file)])
+    assert set(starts_in(file).values()) == {path}

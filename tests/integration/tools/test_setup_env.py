@@ -72,7 +72,7 @@ def python_stub(path: Path, version: str, venv: bool = True) -> Path:
 
 # --- which interpreter
 
-OFFICIAL = "find_python official '3.11 3.12 3.10 3.9'"
+OFFICIAL = "find_python official '3.11 3.12 3.10 3.13 3.9'"
 CLASSIC = "find_python classic '3.10 3.9 3.11'"
 
 
@@ -89,7 +89,7 @@ def test_refuses_python_that_does_not_run(tmp_path):
     assert f'SN_MM_PYTHON={shim} does not run' in message
 
 
-@pytest.mark.parametrize('version', ['3.8', '3.13'])
+@pytest.mark.parametrize('version', ['3.8', '3.14'])
 def test_refuses_python_out_of_range(tmp_path, version):
     python = python_stub(tmp_path / 'python', version)
     message = error(OFFICIAL, SN_MM_PYTHON=python)
@@ -104,7 +104,7 @@ def test_refuses_python_without_venv(tmp_path):
 def test_passes_over_pythons_that_will_not_do(tmp_path):
     # the shim of a version that is not active, one too new, one without venv
     write_command(tmp_path / 'python3', 'exit 127')
-    python_stub(tmp_path / 'python3.11', '3.13')
+    python_stub(tmp_path / 'python3.11', '3.14')
     python_stub(tmp_path / 'python3.12', '3.12', venv=False)
     python_stub(tmp_path / 'python3.10', '3.10')
     found = output(

@@ -47,6 +47,16 @@ def test_batch_norms_left_in(cfg):
     assert 'BatchNorm2d in FPN' in said(cfg)
 
 
+def test_batch_norms_beside_ours_by_design(cfg):
+    import sn_mm.models.bhn  # noqa: F401  (registers BHNResNet)
+
+    cfg.model.backbone.update(type='BHNResNet', norm_cfg=BN_CFG)
+    assert said(cfg) == ''
+    cfg.model.neck.norm_cfg = BN_CFG
+    text = said(cfg)
+    assert 'BatchNorm2d in FPN' in text and 'in backbone' not in text
+
+
 def test_a_head_without_a_place(cfg):
     cfg.model.roi_head.bbox_head.update(type='Shared2FCBBoxHead')
     assert 'model.roi_head.bbox_head is given' in said(cfg)

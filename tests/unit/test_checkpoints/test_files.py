@@ -13,7 +13,7 @@ import torch
 from sn_mm import load_pretrained
 from sn_mm.checkpoints import CheckpointError, writer
 from sn_mm.checkpoints.reader import read_checkpoint
-from tests.paths import ROOT
+from tests.paths import ROOT, python_path
 from tests.public import oracle
 from tests.public.networks import content, public_layouts
 from tests.public.released_configs import build
@@ -216,7 +216,7 @@ def test_errors_are_one_message_without_a_traceback(tmp_path):
         [sys.executable, ROOT / 'tools' / 'convert_checkpoint.py', path, 'y'],
         capture_output=True,
         text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        env={**os.environ, 'PYTHONPATH': python_path(ROOT)},
         cwd=tmp_path,
     )
     assert run.returncode == 1 and 'Traceback' not in run.stderr

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
 from torch import nn
 
+from sn_mm import SN
 from sn_mm.analysis.history import HistoryError, read_history
 from sn_mm.anatomy.ratios import ratios_of_model
 from sn_mm.hooks import RatioHook
@@ -140,3 +143,76 @@ def test_a_model_without_sn(tmp_path):
     )
     with pytest.raises(ValueError, match='no SN layer; build it with norm_c'):
         runner.train()
+
+
+# -- how far --
+KINDS = ('mean', 'var')
+
+
+def texts(messages):
+    return [m for m in messages if 'have moved by' in m]
+
+
+def logged(monkeypatch):
+    from sn_mm.hooks import ratio_hook
+
+    said = []
+    monkeypatch.setattr(
+        ratio_hook, 'print_log', lambda text, **_: said.append(text)
+    )
+    return said
+
+
+def test_ratios_that_hardly_moved_are_told(tmp_path, monkeypatch):
+    said = logged(monkeypatch)
+    with pytest.warns(UserWarning, match='ratio_lr_mult=20') as told:
+        run(tmp_path, interval=100)
+    assert len([w for w in told if 'hardly moved' in str(w.message)]) == 1
+    (text,) = texts(said)
+    history = read_history(tmp_path)
+    (first,), (last,) = (history.records[i].ratios for i in (0, -1))
+    far = max(abs(getattr(last, k) - getattr(first, k)).max() for k in KINDS)
+    assert f'moved by {far:.3f} since' in text and '(norm)' in text
+
+
+def test_ratios_that_moved_do_not_warn(tmp_path, monkeypatch):
+    said = logged(monkeypatch)
+    hook = dict(type='RatioHook', interval=100)
+    runner = toy_runner(tmp_path, epochs=2, custom_hooks=[hook])
+    runner.register_hook(Pushes(), priority='HIGH')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='the ratios have hardly')
+        runner.train()
+    assert 'moved by 0.2' in texts(said)[0]
+
+
+class Pushes(Hook):
+    def after_train_iter(self, runner, *args, **kwargs):
+        norm = runner.model.norm
+        norm.set_ratios_(
+            {
+                'mean': torch.tensor([0.1333, 0.4333, 0.4334]),
+                'var': torch.full((3,), 1 / 3),
+            }
+        )
+
+
+def test_a_resumed_run_counts_from_the_first_start(tmp_path, monkeypatch):
+    run(tmp_path, epochs=2)
+    said = logged(monkeypatch)
+    hook = dict(type='RatioHook', interval=1)
+    runner = toy_runner(tmp_path, epochs=3, custom_hooks=[hook], resume=True)
+    runner.train()
+    history = read_history(tmp_path)
+    (first,), (last,) = (history.records[i].ratios for i in (0, -1))
+    far = max(abs(getattr(last, k) - getattr(first, k)).max() for k in KINDS)
+    assert f'moved by {far:.3f} since' in texts(said)[0]
+
+
+def test_frozen_ratios_are_not_counted():
+    from sn_mm.hooks.ratio_hook import how_far
+
+    model = nn.Sequential(SN(4), SN(4))
+    start = ratios_of_model(model)
+    model[0].requires_grad_(False)
+    assert how_far(model, start) == {'1': 0.0}

@@ -13,8 +13,6 @@ from torch.utils.data import DataLoader
 
 import sn_mm
 from sn_mm import SN, SSN, SN2d, SyncSN
-from sn_mm.recalibrate.averages import MomentAverage, merge_averages
-from sn_mm.recalibrate.restored import restored
 from tests.builders import (
     SN_CFG,
     Toy,
@@ -228,24 +226,6 @@ def test_shared_heads_count_calls():
     assert_averaged(model, want)
 
 
-def test_large_means_cost_no_digits():
-    average = MomentAverage(2)
-    gen = torch.Generator().manual_seed(0)
-    means = 1e6 + torch.randn(50, 2, generator=gen, dtype=torch.double)
-    variances = torch.rand(50, 2, generator=gen, dtype=torch.double)
-    parts = [MomentAverage(2), average]
-    for i in range(50):
-        parts[i % 2].update(means[i], variances[i])
-        parts[1].update(means[i] * 7, variances[i], torch.tensor(0))
-    count, mean, var = merge_averages([p.flat() for p in parts])
-    assert count == 50
-    torch.testing.assert_close(mean, means.mean(0), rtol=1e-15, atol=0)
-    torch.testing.assert_close(var, variances.mean(0), rtol=1e-14, atol=0)
-    var = merge_averages([p.flat() for p in parts], second_moment=True)[2]
-    whole = variances.mean(0) + means.var(0, unbiased=False)
-    torch.testing.assert_close(var, whole, rtol=1e-9, atol=0)
-
-
 # -- which layers --------------------------------------------------------
 @pytest.mark.parametrize('kind', ['BN', 'SyncBN'])
 def test_batch_norms_may_be_included(kind):
@@ -414,25 +394,6 @@ def test_training_goes_on_as_if_nothing_had_been():
         results.append(list(model.parameters()))
     for without, with_average in zip(*results):
         assert torch.equal(without, with_average)
-
-
-def test_attributes_that_forward_changes_are_put_back():
-    class Counting(nn.Linear):
-        history: list
-
-        def forward(self, x):
-            self.history.append(len(x))
-            self.seen = x
-            self.calls += 1
-            self.register_buffer('extra', x)
-            return super().forward(x)
-
-    layer = Counting(2, 2)
-    layer.history, layer.calls = [1], 0
-    with restored(layer):
-        layer(torch.randn(3, 2))
-    assert layer.history == [1] and layer.calls == 0
-    assert not hasattr(layer, 'seen') and not hasattr(layer, 'extra')
 
 
 # -- data ----------------------------------------------------------------

@@ -1,6 +1,7 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ from benchmarks.results import (
 from benchmarks.steps import benchmark_step, build
 from benchmarks.timing import time_together
 from sn_mm import SN2d
-from tests.paths import ROOT
+from tests.paths import ROOT, TOOLS, python_path
 from tests.utils import needs_compile
 
 
@@ -183,27 +184,24 @@ def test_step_table():
     assert '1.020' in step_table(rows)
 
 
-def test_command_line(tmp_path):
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+def test_command_line(tmp_path, capsys):
+    main = runpy.run_path(str(TOOLS / 'benchmark.py'))['main']
     out = tmp_path / 'out' / 'layers.json'
-    command = [sys.executable, str(ROOT / 'tools' / 'benchmark.py')]
     options = '--norms SN IN --mode eval --repeats 1 --json'.split()
-    done = subprocess.run(
-        [*command, 'layers', *options, str(out)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=env,
-    )
-    assert '512 x 256 x 7 x 7' in done.stdout and 'torch:' in done.stdout
+    assert main(['layers', *options, str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert '512 x 256 x 7 x 7' in printed and 'torch:' in printed
     content = json.loads(out.read_text())
     assert len(content['results']) == 12
     assert content['machine']['torch'] == torch.__version__
-    failed = subprocess.run(
-        [*command, 'layers', '--norms', 'XN'],
+
+
+def test_a_wrong_argument_is_one_line():
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'benchmark.py', 'layers', '--norms', 'XN'],
         capture_output=True,
         text=True,
-        env=env,
+        env=dict(os.environ, PYTHONPATH=python_path(ROOT)),
     )
-    assert failed.returncode and 'Traceback' not in failed.stderr
-    assert "unknown norm 'XN'" in failed.stderr
+    assert done.returncode and 'Traceback' not in done.stderr
+    assert "unknown norm 'XN'" in done.stderr
