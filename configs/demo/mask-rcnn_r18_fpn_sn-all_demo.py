@@ -41,6 +41,6 @@ test_evaluator = val_evaluator
 
 # masks make a step longer: an epoch less keeps the demo at five minutes
 max_epochs = 5
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs

@@ -37,8 +37,10 @@ def table(
     lines = []
     for entry in entries:
         line = _line(entry, link)
-        if entry.missing:
-            line = rows.get(line.split(' | ')[0], line)
+        if entry.missing and link:
+            # what this machine lacks is nothing to write down
+            unknown = line.replace(_start_text(entry), '')
+            line = rows.get(line.split(' | ')[0], unknown)
         lines.append(line)
     return '\n'.join([*_HEADER, *lines])
 
