@@ -26,6 +26,7 @@ EXTRAS = {
     'demo': ['pycocotools', 'scikit-learn'],
     'plot': ['matplotlib'],
     'cityscapes': ['cityscapesscripts'],
+    'safetensors': ['safetensors'],
     'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
     'tests': ['pytest>=7.0'],
     'dev': ['pre-commit', 'ruff'],

@@ -11,3 +11,5 @@ model = dict(
             type='Shared4Conv1FCBBoxHead',
             conv_out_channels=256,
             norm_cfg=norm_cfg)))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

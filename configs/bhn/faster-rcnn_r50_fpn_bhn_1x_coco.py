@@ -13,3 +13,5 @@ model = dict(
             'resnet50_bhn_8xb32_in1k.pth',
             prefix='backbone.')))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

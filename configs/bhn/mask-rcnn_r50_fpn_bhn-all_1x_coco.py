@@ -24,3 +24,5 @@ model = dict(
             norm_cfg=norm_cfg),
         mask_head=dict(norm_cfg=norm_cfg)))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

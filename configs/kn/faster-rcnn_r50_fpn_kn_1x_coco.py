@@ -6,3 +6,5 @@ model = dict(
     backbone=dict(
         type='KNResNet', norm_cfg=dict(type='KN', requires_grad=True)))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

@@ -12,3 +12,5 @@ model = dict(
             conv_out_channels=256,
             norm_cfg=norm_cfg)))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
+# each process has running statistics of its own: one average for all
+custom_hooks = [dict(type='SyncBuffersHook')]

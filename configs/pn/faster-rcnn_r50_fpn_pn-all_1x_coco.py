@@ -12,4 +12,7 @@ model = dict(
             conv_out_channels=256,
             norm_cfg=norm_cfg)))
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
-custom_hooks = [dict(type='PopulationHook', interval=100, gamma_decay=True)]
+custom_hooks = [
+    dict(type='SyncBuffersHook'),
+    dict(type='PopulationHook', interval=100, gamma_decay=True)
+]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,9 +107,9 @@ def logits(wanted: Ratios, share: float | None, layer: str) -> Tensor:
         made = torch.full(shape, (1 - share) / max(count - 1, 1))
         made[..., bn] = share
         return made
-    odds = torch.tensor(share * (count - 1) / max(1 - share, 1e-30))
+    odds = share * (count - 1) / (1 - share) if share < 1 else math.inf
     made = torch.zeros(shape)
-    made[..., bn] = odds.log().clamp(-_BN_LOGIT, _BN_LOGIT)
+    made[..., bn] = torch.tensor(odds).log().clamp(-_BN_LOGIT, _BN_LOGIT)
     return made
 
 

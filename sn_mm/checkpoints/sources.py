@@ -164,7 +164,8 @@ def resolve(name: str) -> Path:
     if is_main_process() and not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(cached), *digits)
+            hashed = (digits,) if digits else ()
+            torch.hub.download_url_to_file(url, str(cached), *hashed)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'{url} cannot be fetched: {error}; fetch '

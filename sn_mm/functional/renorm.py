@@ -87,8 +87,8 @@ class RenormRule:
         # detached one by one: no_grad() stops no forward-mode derivatives
         r_max = torch.as_tensor(self.r_max, dtype=m.dtype, device=m.device)
         d_max = torch.as_tensor(self.d_max, dtype=m.dtype, device=m.device)
-        r = (sigma / std).detach().clamp(1 / r_max, r_max)
-        d = ((mu - mean) / std).detach().clamp(-d_max, d_max)
+        r = (sigma / std).clamp(1 / r_max, r_max).detach()
+        d = ((mu - mean) / std).clamp(-d_max, d_max).detach()
         extra = statistics.batch_extra(mu, var, count)
         return mu, weight * r / sigma, weight * d + bias, extra
 

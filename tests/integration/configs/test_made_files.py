@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catalog import CatalogError, made_files
+from catalog import CatalogError, made_files, write_catalog
 from catalog.markdown import BEGIN, END, replaced, table
 from tests import families
 from tests.paths import CONFIGS, ROOT
@@ -104,7 +104,7 @@ def test_a_table_needs_its_place(paper, entries, tmp_path):
     for family in paper.families:
         (tmp_path / 'configs' / family.folder).mkdir(parents=True)
     with pytest.raises(CatalogError, match='README.md needs the two lines'):
-        made_files.write_catalog(tmp_path, paper, entries)
+        write_catalog(tmp_path, paper, entries)
     assert not [p for p in tmp_path.rglob('*') if p.is_file()]
 
 
@@ -114,9 +114,9 @@ def test_writing(paper, entries, tmp_path):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'# Title\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n')
-    changed = made_files.write_catalog(tmp_path, paper, entries)
+    changed = write_catalog(tmp_path, paper, entries)
     assert len(changed) == 2 * len(places) + 2
-    assert made_files.write_catalog(tmp_path, paper, entries) == []
+    assert write_catalog(tmp_path, paper, entries) == []
     text = (tmp_path / places[0]).read_text()
     assert text.startswith('# Title\n\nbefore\n')
     assert text.endswith('\nafter\n') and 'old' not in text

@@ -388,7 +388,8 @@ def starting(tmp_path):
     """A config that starts from BN, with a frozen stage; and that start."""
     from mmdet.models.backbones import ResNet
 
-    torch.save(ResNet(18).state_dict(), tmp_path / 'bn.pth')
+    network = ResNet(18, base_channels=16, stem_channels=16)
+    torch.save(network.state_dict(), tmp_path / 'bn.pth')
     start = f'bn2sn://{tmp_path / "bn.pth"}'
     path = tmp_path / 'config.py'
     path.write_text(STARTING.format(base=FASTER, start=start))
@@ -407,7 +408,8 @@ def test_print_norms_says_where_each_layer_starts(starting, tmp_path, capsys):
         ([], f'{start}: bn', f'{start}: equal'),
         (['--init-weights'], f'{start}: bn1, bn', f'{start}: layer2'),
     ):
-        tool('print_norms')([config, '--json', str(file), *options])
+        args = [config, '--json', str(file), *options]
+        assert tool('print_norms')(args) == 0
         found = starts_in(file)
         assert found['backbone.sn1'] == first
         assert found['backbone.layer2.0.sn1'].startswith(later)

@@ -269,6 +269,15 @@ def test_other_norms_take_the_affine(tmp_path, state, norm, scheme):
     assert all(torch.equal(got[k], want[k]) for k in want)
 
 
+@pytest.mark.parametrize('ratios', ['bn', '0.5'])
+def test_norms_without_ratios_have_no_share(tmp_path, state, ratios):
+    unchanged_and_refused(
+        resnet(norm_cfg=dict(type='GN', num_groups=4)),
+        saved(tmp_path / 'a.pth', state) + f'?ratios={ratios}',
+        'GroupNorm, which has no ratios',
+    )
+
+
 def test_synchronized_norms(tmp_path, state):
     name = saved(tmp_path / 'a.pth', state)
     model = resnet(norm_cfg=dict(type='SyncSN'))
