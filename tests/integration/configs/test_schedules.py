@@ -202,7 +202,7 @@ def trained_on_several_gpus():
     return [
         path
         for path in sorted(shrunk.CONFIGS.glob('*/*.py'))
-        if path.parent.name not in ('demo', 'hard', 'pretrain')
+        if path.parent.name not in ('_base_', 'demo', 'hard', 'pretrain')
         and not re.search('_demo|in1k', path.stem)
     ]
 

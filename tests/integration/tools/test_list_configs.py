@@ -54,7 +54,9 @@ def test_a_folder(tool, capsys):
     # the base's batch: by its name, where it has no auto_scale_lr
     (line,) = (n for n in printed.splitlines() if 'upernet_r50_sn-' in n)
     assert '4 x 4' in line and '80k' in line
-    (line,) = (n for n in printed.splitlines() if 'retinanet' in n)
+    (line,) = (
+        n for n in printed.splitlines() if 'retinanet_r50_fpn_sn-all_1x' in n
+    )
     assert '8 x 2' in line and '12 epochs' in line
 
 
