@@ -18,6 +18,7 @@ sys.path.insert(0, str(PLAIN))
 os.environ['PYTHONPATH'] = python_path(PLAIN)
 
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
@@ -26,11 +27,15 @@ from tests.public import networks
 
 @pytest.fixture(autouse=True)
 def default_scope_of_its_own():
-    """What a test does to mmengine's default scope ends with it."""
-    before = dict(DefaultScope._instance_dict)
+    """What a test does to mmengine's default scope ends with it.
+
+    So does its visualizer, which runs look up by a name that all of them use.
+    """
+    before = [dict(kind._instance_dict) for kind in (DefaultScope, Visualizer)]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for kind, instances in zip((DefaultScope, Visualizer), before):
+        kind._instance_dict.clear()
+        kind._instance_dict.update(instances)
 
 
 @pytest.fixture(scope='session')

@@ -164,8 +164,7 @@ def resolve(name: str) -> Path:
     if is_main_process() and not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
-            hashed = (digits,) if digits else ()
-            torch.hub.download_url_to_file(url, str(cached), *hashed)
+            torch.hub.download_url_to_file(url, str(cached), *digits)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'{url} cannot be fetched: {error}; fetch '

@@ -31,6 +31,7 @@ POINTERS = {
     torch.float32: '*fp32',
     torch.float16: '*fp16',
     torch.bfloat16: '*bf16',
+    torch.int64: '*i64',
 }
 # Nothing in float64 but loads and stores, which name no type in SASS.
 DOUBLE = re.compile(r'D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64|MUFU\.\w*64')
