@@ -1,24 +1,4 @@
 # Faster R-CNN with SN throughout, and normalization of centred weights.
-_base_ = [
-    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/sn.py'
-]
+_base_ = './faster-rcnn_r50_fpn_sn-all_wn_1x_coco.py'
 
-custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
-norm_cfg = _base_.sn_norm_cfg
-model = dict(
-    type='NormalizeWeights',
-    of='FasterRCNN',
-    method='centred_weight_norm',
-    backbone=dict(
-        norm_cfg=norm_cfg,
-        norm_eval=False,
-        init_cfg=dict(checkpoint='bn2sn://torchvision://resnet50')),
-    neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(
-        bbox_head=dict(
-            type='Shared4Conv1FCBBoxHead',
-            conv_out_channels=256,
-            norm_cfg=norm_cfg)))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
-# each process has running statistics of its own: one average for all
-custom_hooks = [dict(type='SyncBuffersHook')]
+model = dict(method='centred_weight_norm')
