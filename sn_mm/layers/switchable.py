@@ -187,10 +187,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def inference_moments(self) -> tuple[Tensor, Tensor] | None:
         """Running statistics, where 'bn' alone is in use for both moments."""
-        choices = self.choices()
-        if not (choices and self.track_running_stats):
-            return None
-        if any(n != 'bn' for names in choices.values() for n in names):
+        if not (self.track_running_stats and self._chosen() == {'bn'}):
             return None
         return self.running_mean, self.running_var
 
@@ -247,6 +244,17 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean_weight, self.var_weight
+
+    def _chosen(self) -> set[str]:
+        """The statistics in use of a layer whose ratios are one-hot.
+
+        Of a hard layer without a look at its ratios, which costs a wait for
+        the GPU, and which no compiler or exporter can follow.
+        """
+        if self._choice is not None:
+            return {self.statistics[i] for i in self._choice}
+        choices = self.choices() or {}
+        return {name for names in choices.values() for name in names}
 
     def _is_constant(
         self,
