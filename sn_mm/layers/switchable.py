@@ -218,9 +218,10 @@ class SwitchNorm(HardRatios, RowNorm):
         wanted = self._ratio_shape()
         for name in RATIO_PARAMETERS:
             t = getattr(self, name)
-            if t.shape != wanted:
+            if t is None or t.shape != wanted:
+                shape = None if t is None else tuple(t.shape)
                 raise ValueError(
-                    f'{name} has shape {tuple(t.shape)}, but statistics='
+                    f'{name} has shape {shape}, but statistics='
                     f'{self.statistics} and ratio_groups={self.ratio_groups} '
                     f'need {wanted}: change them together, or build a new '
                     'layer'
