@@ -7,6 +7,7 @@ processes with a picture each do what one process does with both.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distributed import run_processes
 from tests.paths import ROOT, TOOLS
 
 from .recording import DIE, losses
@@ -98,11 +100,29 @@ def train(folder, tiny_demo_data):
     return run
 
 
+def tool_main(*arguments) -> None:
+    spec = importlib.util.spec_from_file_location('t', TOOLS / 'train.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main(list(map(str, arguments))) == 0
+
+
+def train_whole(folder: Path, data: Path, rank: int) -> None:
+    """What each process of an uninterrupted run does."""
+    os.environ['SN_MM_DEMO_DATA'] = str(data)
+    tool_main(
+        *(folder / 'config.py', '--work-dir', folder / 'whole'),
+        *('--launcher', 'pytorch'),
+    )
+
+
 @pytest.fixture(scope='module')
-def whole(train, folder):
-    """The work folder of an uninterrupted run."""
-    done = train('whole')
-    assert done.returncode == 0, done.stdout[-3000:]
+def whole(folder, tiny_demo_data):
+    """The work folder of an uninterrupted run.
+
+    Its processes are forked off one that has imported what takes longest.
+    """
+    run_processes(functools.partial(train_whole, folder, tiny_demo_data))
     return folder / 'whole'
 
 
@@ -115,12 +135,9 @@ def test_losses_are_those_of_one_process(
     whole, folder, tiny_demo_data, monkeypatch
 ):
     monkeypatch.setenv('SN_MM_DEMO_DATA', str(tiny_demo_data))
-    spec = importlib.util.spec_from_file_location('t', TOOLS / 'train.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    work_dir = folder / 'one'
     options = ('--cfg-options', 'train_dataloader.batch_size=2')
-    work_dir = str(folder / 'one')
-    tool.main([str(folder / 'config.py'), '--work-dir', work_dir, *options])
+    tool_main(folder / 'config.py', '--work-dir', work_dir, *options)
 
     want = losses(work_dir, 0)
     parts = [losses(whole, rank) for rank in range(2)]

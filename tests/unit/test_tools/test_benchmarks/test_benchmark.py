@@ -10,6 +10,7 @@ import torch
 from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
+from benchmarks import layers
 from benchmarks.compiled import benchmark_compiled
 from benchmarks.layers import (
     NORMS,
@@ -194,15 +195,17 @@ def test_step_table():
     assert '1.020' in step_table(rows)
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
+    shapes = ((2, 32, 4, 4), (2, 32, 8, 8), (4, 64, 7, 7))
+    monkeypatch.setattr(layers, 'SHAPES', shapes)
     main = runpy.run_path(str(TOOLS / 'benchmark.py'))['main']
     out = tmp_path / 'out' / 'layers.json'
     options = '--norms SN IN --mode eval --repeats 1 --json'.split()
     assert main(['layers', *options, str(out)]) == 0
     printed = capsys.readouterr().out
-    assert '512 x 256 x 7 x 7' in printed and 'torch:' in printed
+    assert '4 x 64 x 7 x 7' in printed and 'torch:' in printed
     content = json.loads(out.read_text())
-    assert len(content['results']) == 12
+    assert len(content['results']) == 2 * len(shapes)
     assert content['machine']['torch'] == torch.__version__
 
 
