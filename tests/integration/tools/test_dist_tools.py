@@ -107,22 +107,36 @@ def tool_main(*arguments) -> None:
     assert tool.main(list(map(str, arguments))) == 0
 
 
-def train_whole(folder: Path, data: Path, rank: int) -> None:
-    """What each process of an uninterrupted run does."""
+def train_process(
+    folder: Path, data: Path, work_dir: str, arguments: tuple[str], rank: int
+) -> None:
+    """What each of two processes does that dist_train.sh would start."""
     os.environ['SN_MM_DEMO_DATA'] = str(data)
     tool_main(
-        *(folder / 'config.py', '--work-dir', folder / 'whole'),
-        *('--launcher', 'pytorch'),
+        *(folder / 'config.py', '--work-dir', folder / work_dir),
+        *('--launcher', 'pytorch', *arguments),
     )
 
 
 @pytest.fixture(scope='module')
-def whole(folder, tiny_demo_data):
-    """The work folder of an uninterrupted run.
+def train_forked(folder, tiny_demo_data):
+    """Run two processes, forked off one that has imported what takes long."""
 
-    Its processes are forked off one that has imported what takes longest.
-    """
-    run_processes(functools.partial(train_whole, folder, tiny_demo_data))
+    def run(work_dir, *arguments):
+        run_processes(
+            functools.partial(
+                *(train_process, folder, tiny_demo_data),
+                *(work_dir, arguments),
+            )
+        )
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def whole(train_forked, folder):
+    """The work folder of an uninterrupted run."""
+    train_forked('whole')
     return folder / 'whole'
 
 
@@ -156,7 +170,7 @@ def test_losses_are_those_of_one_process(
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(
-    whole, train, folder
+    whole, train, train_forked, folder
 ):
     killed = train('killed', **{DIE: f'1:{HALF + 2}'})
     assert killed.returncode != 0
@@ -164,8 +178,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     assert (folder / 'killed' / f'iter_{HALF}.pth').exists()
     assert not (folder / 'killed' / LAST).exists()
 
-    resumed = train('killed', '--resume')
-    assert resumed.returncode == 0, resumed.stdout[-3000:]
+    train_forked('killed', '--resume')
     want, got = load(whole / LAST), load(folder / 'killed' / LAST)
     for name, value in want['state_dict'].items():
         assert torch.equal(got['state_dict'][name], value), name

@@ -34,5 +34,5 @@ def test_numbers_are_mapped_on_reading(dataset):
     info = dataset.get_data_info(0)
     assert info['img_path'].endswith('images/00001.png')
     info['seg_fields'] = []
-    read = LoadAnnotations()(info)['gt_seg_map'][0]
+    read = LoadAnnotations()(info)['gt_seg_map'].ravel()
     assert read.tolist() == [*PAIRS.values(), *[255] * len(IGNORED)]
