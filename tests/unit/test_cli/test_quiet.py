@@ -32,9 +32,11 @@ def test_prints_go_and_errors_stay(capsys):
 
 @pytest.mark.parametrize(
     'given, want',
-    [({}, 'WARNING'), (dict(log_level='INFO'), 'WARNING')]
-    + [
-        (dict(log_level=level),) * 1 + (level,) for level in ('DEBUG', 'ERROR')
+    [
+        ({}, 'WARNING'),
+        (dict(log_level='INFO'), 'WARNING'),
+        (dict(log_level='DEBUG'), 'DEBUG'),
+        (dict(log_level='ERROR'), 'ERROR'),
     ],
 )
 def test_a_level_that_was_asked_for_stays(given, want):

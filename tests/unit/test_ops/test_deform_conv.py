@@ -14,13 +14,25 @@ from sn_mm.ops import deform_conv
 from tests.utils import relative_error
 
 PLAIN = dict(
-    dH=2, dW=1, padH=1, padW=2, dilationH=1, dilationW=2,
-    group=2, deformable_group=1,
-)  # fmt: skip
+    dH=2,
+    dW=1,
+    padH=1,
+    padW=2,
+    dilationH=1,
+    dilationW=2,
+    group=2,
+    deformable_group=1,
+)
 MODULATED = dict(
-    stride_h=2, stride_w=1, pad_h=1, pad_w=2, dilation_h=1, dilation_w=2,
-    group=2, deformable_group=1,
-)  # fmt: skip
+    stride_h=2,
+    stride_w=1,
+    pad_h=1,
+    pad_w=2,
+    dilation_h=1,
+    dilation_w=2,
+    group=2,
+    deformable_group=1,
+)
 CONV = dict(stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)
 
 
@@ -80,9 +92,17 @@ def test_a_mask_weighs_every_tap(backend, with_bias):
     mask = x.new_full((2, 9, *y.shape[2:]), 0.25)
     output = torch.empty_like(y)
     deform_conv.modulated_deform_conv_forward(
-        x, weight, bias, None, offset, mask, output, None, with_bias,
+        x,
+        weight,
+        bias,
+        None,
+        offset,
+        mask,
+        output,
+        None,
+        with_bias,
         **MODULATED,
-    )  # fmt: skip
+    )
     want = y / 4 + (bias.view(-1, 1, 1) if with_bias else 0)
     assert relative_error(output, want) < 1e-6
 
@@ -97,9 +117,22 @@ def test_all_gradients_of_the_modulated_one(backend):
         torch.empty_like, (x, weight, bias, offset, mask)
     )
     deform_conv.modulated_deform_conv_backward(
-        x, weight, bias, None, offset, mask, None, dx, dw, db, d_offset,
-        d_mask, dy, True, **MODULATED,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        None,
+        offset,
+        mask,
+        None,
+        dx,
+        dw,
+        db,
+        d_offset,
+        d_mask,
+        dy,
+        True,
+        **MODULATED,
+    )
     for got, leaf in zip((dx, dw, db), leaves):
         assert relative_error(got, leaf.grad) < 1e-5
     # at a mask of ones its gradient adds up to what y gets

@@ -57,12 +57,10 @@ def test_where_samples_lie():
 def test_pixels_and_weights_along_a_line():
     at = torch.tensor([-1.5, -0.5, 0.25, 2.75, 3.5, 4.5])
     pixels, weights = bilinear(at, 4)
-    assert pixels.tolist() == [
-        [0, 1], [0, 1], [0, 1], [2, 3], [3, 3], [3, 3]
-    ]  # fmt: skip
-    assert weights.tolist() == [
-        [0, 0], [1, 0], [0.75, 0.25], [0.25, 0.75], [1, 0], [0, 0]
-    ]  # fmt: skip
+    assert pixels.tolist() == [[0, 1]] * 3 + [[2, 3]] + [[3, 3]] * 2
+    first, second = weights.unbind(-1)
+    assert first.tolist() == [0, 1, 0.75, 0.25, 1, 0]
+    assert second.tolist() == [0, 0, 0.25, 0.75, 0, 0]
 
 
 def test_rois_are_grouped_by_their_samples():
