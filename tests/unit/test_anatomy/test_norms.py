@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sn_mm import SN, SN1d, SN3d
 from sn_mm.anatomy.norms import (
@@ -83,8 +84,7 @@ def test_rules_choose_by_class_part_and_pattern():
         (nn.LayerNorm(4), True, False),  # over the last axes
         (ActNorm(), True, False),
         (nn.LazyBatchNorm2d(), True, False),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),)
-        + (False,) * 2,
+        (spectral_norm(nn.Conv2d(4, 4, 1)), False, False),
         (nn.Conv2d(4, 4, 1), False, False),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else '',
