@@ -13,7 +13,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.functional.rows import normalize_rows
 from sn_mm.functional.running import update_running
-from sn_mm.functional.traced import is_recorded
+from sn_mm.functional.traced import is_recorded, is_traced
+from sn_mm.kernels.layout import accumulation_dtype
 from sn_mm.utils import check_count
 
 from . import state
@@ -282,18 +283,29 @@ class RowNorm(_InstanceNorm):
 
     def constant_map(self, x: Tensor) -> Tensor:
         """The output of ``inference_moments``: x is not read for moments."""
-        mean, var = self.inference_moments()
+        return self._batch_norm(x, *self.inference_moments())
+
+    def if_constant_map(self, x: Tensor) -> Tensor | None:
+        """:meth:`constant_map` where it may stand for the rule, else None.
+
+        Not where operations are followed one by one, nor in half precision,
+        in which the rule is more exact, nor for x and tensors that PyTorch's
+        batch norm does not take.
+        """
+        is_half = x.dtype is not accumulation_dtype(x.dtype)
+        if is_half or x.layout is not torch.strided or is_traced(x):
+            return None
+        moments = self.inference_moments()
+        for t in (*moments, self.weight, self.bias):
+            if t is not None and (t.dtype is not x.dtype or t.dim() != 1):
+                return None
+        return self._batch_norm(x, *moments)
+
+    def _batch_norm(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         y = nn.functional.batch_norm(
             x, mean, var, self.weight, self.bias, eps=self.eps
         )
         return y.relu_() if self.rectifies else y
-
-    def suits_constant_map(self, x: Tensor) -> bool:
-        """Whether PyTorch's batch norm takes x and the layer's tensors."""
-        own = (*self.inference_moments(), self.weight, self.bias)
-        return x.layout is torch.strided and all(
-            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
-        )
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:

@@ -64,9 +64,12 @@ class BGN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
+        running = self.running_moments()
+        y = None if running is None else self.if_constant_map(x)
+        if y is not None:
+            return y
         rule = BatchGroupRule(
-            *(self.num_groups, self.eps, self.running_moments()),
-            self.resolved_group(),
+            *(self.num_groups, self.eps, running), self.resolved_group()
         )
         return self.by_rule(x, rule, self.weight, self.bias)
 
