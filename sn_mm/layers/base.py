@@ -258,13 +258,24 @@ class RowNorm(_InstanceNorm):
         return dict(self.named_parameters())
 
     def take_place_of(
-        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
     ) -> None:
         """Take over what the model around has made of a layer.
 
         Args:
-            old: the norm in whose place this one was put.
+            old: the norm in whose place this one is put.
             replaced: new norms by old ones, of the whole model.
+            is_chosen: whoever converts has said which places to take.
+        """
+
+    def give_up_place(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """Leave to layers that stay what they have of this one.
+
+        Args:
+            replaced: new norms by old ones, this one's among them.
         """
 
     def caveat(self) -> str | None:

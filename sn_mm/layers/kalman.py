@@ -153,7 +153,10 @@ class KN(RowNorm):
         )
 
     def take_place_of(
-        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
     ) -> None:
         """A KN layer of another kind gets the same moments."""
         if isinstance(old, KN):
