@@ -31,7 +31,9 @@ class FRN(RowNorm):
         num_features: C.
         eps: added to the mean square, inside the root. 1e-6 in configs, too.
         affine: learn ``weight`` and ``bias``.
-        tlu: threshold the output from below.
+        tlu: threshold the output from below. It is computed as a ReLU of
+            the output less tau, and rounds as such sums do: where it is to
+            have no effect, say False, and not a very low tau.
         device, dtype: of parameters.
 
     Attributes:
