@@ -313,9 +313,12 @@ class RowNorm(_InstanceNorm):
         return self._batch_norm(x, *moments)
 
     def _batch_norm(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        y = nn.functional.batch_norm(
-            x, mean, var, self.weight, self.bias, eps=self.eps
-        )
+        # PyTorch's backward of a single position reads them as contiguous.
+        own = [
+            None if t is None else t.contiguous()
+            for t in (mean, var, self.weight, self.bias)
+        ]
+        y = nn.functional.batch_norm(x, *own, eps=self.eps)
         return y.relu_() if self.rectifies else y
 
     # -- statistics of the batch ------------------------------------------

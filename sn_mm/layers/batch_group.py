@@ -83,7 +83,8 @@ class BGN(RowNorm):
         if not self.track_running_stats:
             return None
         own = self.running_mean.detach()[None], self.running_var.detach()[None]
-        return tuple(t[0] for t in statistics.group(*own, self.num_groups))
+        pooled = statistics.group(*own, self.num_groups)
+        return tuple(t[0].contiguous() for t in pooled)
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""
