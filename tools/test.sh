@@ -38,6 +38,8 @@ add_test_libraries() {
   rm -rf "$SN_MM_OLD_TRITON"
   "$PYTHON" -m pip install -qq --no-deps -r "$files/old_triton.txt" \
     --target "$SN_MM_OLD_TRITON"
+  # tests start hundreds of interpreters and import most of what there is
+  "$PYTHON" -m compileall -q -j 0 "$prefix/lib" >/dev/null || true
   test_requirements >"$stamp"
 }
 
