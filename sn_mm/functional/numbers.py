@@ -144,14 +144,18 @@ class AnyRule:
         inputs += [p for p, need in zip(given, needs) if need]
         centre, scale = (t.detach() for t in results[:2])
         near, (s0, s1) = self._near(moments), sums
-        d_results = (-scale * s0, s1 - (centre - near) * s0, s0)
-        found = _vector_jacobian(results, (*d_results, *d_extras), inputs)
-        dm, dv = (
-            torch.zeros_like(near) if d is None else d / max(self.size, 1)
-            for d in found[:2]
+        d_centre = (scale * s0).neg_()
+        d_scale = torch.addcmul(s1, centre - near, s0, value=-1)
+        found = _vector_jacobian(
+            results, (d_centre, d_scale, s0, *d_extras), inputs
         )
-        slope = 2 * dv
-        shift = dm - slope * (moments[0] - near)
+        dm, dv = (
+            torch.zeros_like(near) if d is None else d for d in found[:2]
+        )
+        size = max(self.size, 1)
+        slope = dv * (2 / size)
+        # of the rows' means themselves, not of the rounded ones
+        shift = torch.addcmul(dm / size, slope, near - moments[0])
         rest = iter(found[2:])
         d_params = [next(rest) if need else None for need in needs]
         return self._narrow(moments, scale, slope, shift), d_params
@@ -184,15 +188,15 @@ class AnyRule:
     def _factors(self, moments: Tensor, results: list[Tensor]) -> Factors:
         centre, scale, bias = results[:3]
         near = self._near(moments)
-        return self._narrow(
-            moments, near, scale, bias - scale * (centre - near)
-        )
+        shift = torch.addcmul(bias, scale, centre - near, value=-1)
+        return self._narrow(moments, near, scale, shift)
 
     def _narrow(self, moments: Tensor, *factors: Tensor) -> Factors:
-        shape = moments.shape[1:]
-        return tuple(
-            t.to(self.dtype).expand(shape).contiguous() for t in factors
-        )
+        shape = (len(factors), *moments.shape[1:])
+        narrow = moments.new_empty(shape, dtype=self.dtype).unbind()
+        for own, t in zip(narrow, factors):
+            own.copy_(t)  # rounded and broadcast at once
+        return narrow
 
 
 _fused: dict[tuple[type, str], type[AnyRule]] = {}

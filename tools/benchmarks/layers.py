@@ -12,7 +12,11 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from sn_mm.functional import switchable_norm_reference
+from sn_mm.functional import (
+    normalize_rows,
+    statistics,
+    switchable_norm_reference,
+)
 from sn_mm.layers import RowNorm, SN2d, SyncSN
 from sn_mm.utils import progress_bar
 
@@ -45,6 +49,33 @@ class PlainSN(nn.Module):
         return switchable_norm_reference(
             x, self.mean_weight, self.var_weight, self.weight, self.bias
         )
+
+
+class RuleOfBRN(nn.Module):
+    """Batch Renormalization as a rule that the package does not know.
+
+    What a new normalizer costs before anybody has written kernels for its
+    numbers, or a layer. (Ioffe, 2017, with r up to 1.5 and d up to 0.5.)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer('running_mean', torch.zeros(channels))
+        self.register_buffer('running_std', torch.ones(channels))
+
+    def rule(self, m, v, size, weight, bias):
+        mean, var = statistics.batch(m, v, size)
+        std = (var + 1e-5).sqrt()
+        with torch.no_grad():
+            r = (std / self.running_std).clamp(1 / 1.5, 1.5)
+            d = (mean - self.running_mean) / self.running_std
+            d = d.clamp(-0.5, 0.5)
+        return mean, weight * r / std, weight * d + bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize_rows(x, self.rule, self.weight, self.bias)
 
 
 class WithReLU(nn.Module):
@@ -83,6 +114,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'GN': lambda c: nn.GroupNorm(32, c),
     'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
     'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
+    'BRN rule': RuleOfBRN,
     'SN, ReLU': lambda c: WithReLU(c, fused=False),
     'SN+ReLU': lambda c: WithReLU(c, fused=True),
     'plain SN': PlainSN,

@@ -136,30 +136,40 @@ class _Trial:
 
         self._library = library
         self._x = fresh(1, channels, positions, dtype=dtype)
-        self._y = fresh(1, channels, positions, dtype=dtype)
-        self._moments = fresh(2, 1, channels, dtype=torch.float64)
-        self._factors = fresh(3, channels, dtype=torch.float32)
+        self._numbers = fresh(2, 1, channels, dtype=torch.float64)
+        self._factors = fresh(4, channels, dtype=torch.float32)
         self._shape = 1, channels, positions, False
 
     def moments(self) -> None:
-        self._read(self._x)
-
-    def layer(self) -> None:
-        """Forward, and something that reads the output."""
-        self._read(self._x)
-        self._library.sweeps_affine(
+        """A read of the input."""
+        self._library.sweeps_moments(
             self._x.data_ptr(),
             *self._shape,
-            *(f.data_ptr() for f in self._factors),
-            False,
-            self._y.data_ptr(),
+            self._numbers.data_ptr(),
             _THREADS,
         )
-        self._read(self._y)
 
-    def _read(self, t: Tensor) -> None:
-        self._library.sweeps_moments(
-            t.data_ptr(), *self._shape, self._moments.data_ptr(), _THREADS
+    def layer(self) -> None:
+        """Forward and backward, into memory that is fresh as a layer's.
+
+        Fresh pages come through the caches, and what was written is read
+        next: sweeps into the same memory again would not show either.
+        """
+        x, numbers = self._x.data_ptr(), self._numbers.data_ptr()
+        scale, near, slope, shift = (f.data_ptr() for f in self._factors)
+        y, dx = torch.empty_like(self._x), torch.empty_like(self._x)
+        self.moments()
+        self._library.sweeps_affine(
+            *(x, *self._shape, near, scale, shift, False),
+            *(y.data_ptr(), _THREADS),
+        )
+        self._library.sweeps_products(
+            *(y.data_ptr(), x, *self._shape, near, None, None, numbers),
+            _THREADS,
+        )
+        self._library.sweeps_combine(
+            *(y.data_ptr(), x, *self._shape, scale, near, slope, shift),
+            *(None, None, dx.data_ptr(), _THREADS),
         )
 
     def faster(

@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Weights that a run starts from, and runs that cannot go on."""
+"""Whether the weights that a run will read are there."""
 
 from __future__ import annotations
 
@@ -53,10 +53,8 @@ def test_a_start_that_is_replaced_is_loaded_all_the_same(more):
         BaseModule(init_cfg).init_weights()
 
 
-def test_other_parameters_than_the_checkpoints():
-    with pytest.raises(cli.LaunchError, match='load_from'):
-        with cli.resuming(Config(dict(resume=True))):
-            raise ValueError('different number of parameter groups')
-    with pytest.raises(ValueError, match='anything else'):
-        with cli.resuming(Config(dict(resume=True))):
-            raise ValueError('anything else')
+def test_checkpoints(tmp_path):
+    for passes in (None, 'https://host/a.pth', 'sn://a.pth', __file__):
+        cli.check_checkpoint(passes)
+    with pytest.raises(cli.LaunchError, match='none.pth not found'):
+        cli.check_checkpoint(str(tmp_path / 'none.pth'))
