@@ -99,6 +99,9 @@ def build(model: str, norm_cfg: dict, rois: int = 512) -> nn.Module:
         # else the cost of RoIAlign depends on where the proposals of an
         # untrained RPN happen to lie, which differs from norm to norm
         cfg.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio = 2
+    else:
+        # mmseg pads to the crops of the config, 512 x 1024, whatever is given
+        cfg.data_preprocessor.update(size=None, size_divisor=32)
     config.model = ConfigDict(_with_norm(cfg.to_dict(), norm_cfg))
     torch.manual_seed(0)
     built = build_model(config)

@@ -54,7 +54,7 @@ def test_a_start_that_is_replaced_is_loaded_all_the_same(more):
 
 
 def test_checkpoints(tmp_path):
-    for passes in (None, 'https://host/a.pth', 'sn://a.pth', __file__):
+    for passes in (None, 'https://host/a.pth', f'sn://{__file__}', __file__):
         cli.check_checkpoint(passes)
     with pytest.raises(cli.LaunchError, match='none.pth not found'):
         cli.check_checkpoint(str(tmp_path / 'none.pth'))

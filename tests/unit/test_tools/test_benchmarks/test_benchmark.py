@@ -10,7 +10,7 @@ import torch
 from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
-from benchmarks import compiled, layers
+from benchmarks import compiled, layers, steps
 from benchmarks.compiled import benchmark_compiled
 from benchmarks.layers import (
     NORMS,
@@ -192,6 +192,9 @@ def test_the_norm_is_everywhere(model):
         'detector': {'backbone', 'neck', 'roi_head'},
         'segmentor': {'backbone', 'decode_head', 'auxiliary_head'},
     }[model] == prefixes
+    # and pictures are as large as asked for, not as the config's crops
+    batch = built.data_preprocessor(steps._batch(model, 64, 2), training=True)
+    assert batch['inputs'].shape == (2, 3, 64, 64)
 
 
 def test_step_table():
