@@ -24,7 +24,12 @@ from sn_mm.layers.hyper import LSTM
 from sn_mm.recalibrate import update_batch_average
 from tests.builders import TINY, build, outputs_and_grads
 from tests.distributed import run_processes
-from tests.utils import assert_close, randomize, relative_error
+from tests.utils import (
+    assert_close,
+    cpu_autocast_dtypes,
+    randomize,
+    relative_error,
+)
 
 SCOPES = ('mmdet', 'mmseg')
 needs_mmpretrain = pytest.mark.skipif(
@@ -284,7 +289,7 @@ def test_errors_name_the_fix(options, match):
         bhn_resnet(**options)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', cpu_autocast_dtypes())
 def test_autocast(dtype):
     model = bhn_resnet().float()
     with torch.autocast('cpu', dtype):
