@@ -422,6 +422,10 @@ MODES = pytest.mark.parametrize(
 HALVES = pytest.mark.parametrize(
     'dtype', [torch.float16, torch.bfloat16], ids=['float16', 'bfloat16']
 )
+# one that is frozen, and one that is not
+TWO_STAGES = dict(
+    num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
+)
 slow = pytest.mark.slow
 
 
@@ -1044,6 +1048,7 @@ class NormTester:
             frozen_stages=1,
             norm_eval=True,
             zero_init_residual=False,
+            **TWO_STAGES,
         )
         model.train()
         kind = type(norm.build())

@@ -12,19 +12,23 @@ from torch import nn
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
-@functools.cache
 def derived(mixin: type, base: type, name: str | None = None) -> type:
     """The class (mixin, base), the same one each time.
 
     Args:
         name: of the class; by default that of ``base``.
     """
+    return _made(mixin, base, name or base.__name__)
+
+
+@functools.cache
+def _made(mixin: type, base: type, name: str) -> type:
     body = dict(
         __module__=mixin.__module__,
         __doc__=mixin.__doc__,
         __reduce__=functools.partialmethod(_reduced, mixin, base, name),
     )
-    return type(name or base.__name__, (mixin, base), body)
+    return type(name, (mixin, base), body)
 
 
 def _reduced(module: nn.Module, *recipe) -> tuple:

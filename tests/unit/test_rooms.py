@@ -1,7 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Imports of the package run downward only: see CONTRIBUTING.md, Rooms."""
+"""Who imports whom, and that every module has its tests: CONTRIBUTING.md."""
 
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,17 @@ from tests.paths import ROOT
 # who may import whom: a room and everything below it
 ORDER = ('utils', 'kernels', 'distributed', 'functional', 'layers')
 PACKAGE = ROOT / 'sn_mm'
+MIRROR = ROOT / 'tests' / 'unit'
+# what has nothing that a test could call
+WITHOUT_TESTS = {
+    'version.py',  # a number
+    'utils/errors.py',  # names of errors
+    'cli/launch_error.py',
+    'kernels/fused/switch_settings.py',  # names of fields
+    # code for GPUs, which its launchers call: switch_triton.py, sweeps.py
+    'kernels/fused/switch_kernels.py',
+    'kernels/triton/kernels.py',
+}
 
 
 def imported_rooms(path) -> set[str]:
@@ -48,3 +60,38 @@ def test_nothing_below_imports_anatomys_users():
         for path in (PACKAGE / room).rglob('*.py'):
             found = imported_rooms(path) & others
             assert not found, f'{path.relative_to(ROOT)} imports {found}'
+
+
+def mirror_of(module) -> set:
+    """Where the tests of a module may be.
+
+    A normalizer's rule and its layer, in files of one name, have one file of
+    tests between them, or one each.
+    """
+    places = {module}
+    if module.parts[0] in ('functional', 'layers'):
+        both = [
+            Path(room, *module.parts[1:]) for room in ('functional', 'layers')
+        ]
+        if all((PACKAGE / path).is_file() for path in both):
+            places |= set(both)
+    return {
+        MIRROR.joinpath(*(f'test_{part}' for part in path.parts))
+        for path in places
+    }
+
+
+def test_every_module_has_its_tests():
+    modules = [
+        path.relative_to(PACKAGE)
+        for path in sorted(PACKAGE.rglob('*.py'))
+        if path.name != '__init__.py'
+    ]
+    assert {m.as_posix() for m in modules} >= WITHOUT_TESTS
+    lacking = [
+        module.as_posix()
+        for module in modules
+        if module.as_posix() not in WITHOUT_TESTS
+        and not any(place.is_file() for place in mirror_of(module))
+    ]
+    assert not lacking, f'no file of tests in tests/unit for {lacking}'

@@ -7,6 +7,7 @@ processes with a picture each do what one process does with both.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distributed import run_processes
 from tests.paths import ROOT, TOOLS
 
 from .recording import DIE, losses
@@ -98,11 +100,43 @@ def train(folder, tiny_demo_data):
     return run
 
 
+def tool_main(*arguments) -> None:
+    spec = importlib.util.spec_from_file_location('t', TOOLS / 'train.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main(list(map(str, arguments))) == 0
+
+
+def train_process(
+    folder: Path, data: Path, work_dir: str, arguments: tuple[str], rank: int
+) -> None:
+    """What each of two processes does that dist_train.sh would start."""
+    os.environ['SN_MM_DEMO_DATA'] = str(data)
+    tool_main(
+        *(folder / 'config.py', '--work-dir', folder / work_dir),
+        *('--launcher', 'pytorch', *arguments),
+    )
+
+
 @pytest.fixture(scope='module')
-def whole(train, folder):
+def train_forked(folder, tiny_demo_data):
+    """Run two processes, forked off one that has imported what takes long."""
+
+    def run(work_dir, *arguments):
+        run_processes(
+            functools.partial(
+                *(train_process, folder, tiny_demo_data),
+                *(work_dir, arguments),
+            )
+        )
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def whole(train_forked, folder):
     """The work folder of an uninterrupted run."""
-    done = train('whole')
-    assert done.returncode == 0, done.stdout[-3000:]
+    train_forked('whole')
     return folder / 'whole'
 
 
@@ -115,12 +149,9 @@ def test_losses_are_those_of_one_process(
     whole, folder, tiny_demo_data, monkeypatch
 ):
     monkeypatch.setenv('SN_MM_DEMO_DATA', str(tiny_demo_data))
-    spec = importlib.util.spec_from_file_location('t', TOOLS / 'train.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    work_dir = folder / 'one'
     options = ('--cfg-options', 'train_dataloader.batch_size=2')
-    work_dir = str(folder / 'one')
-    tool.main([str(folder / 'config.py'), '--work-dir', work_dir, *options])
+    tool_main(folder / 'config.py', '--work-dir', work_dir, *options)
 
     want = losses(work_dir, 0)
     parts = [losses(whole, rank) for rank in range(2)]
@@ -139,7 +170,7 @@ def test_losses_are_those_of_one_process(
 
 
 def test_a_killed_process_ends_the_run_which_can_be_resumed(
-    whole, train, folder
+    whole, train, train_forked, folder
 ):
     killed = train('killed', **{DIE: f'1:{HALF + 2}'})
     assert killed.returncode != 0
@@ -147,8 +178,7 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     assert (folder / 'killed' / f'iter_{HALF}.pth').exists()
     assert not (folder / 'killed' / LAST).exists()
 
-    resumed = train('killed', '--resume')
-    assert resumed.returncode == 0, resumed.stdout[-3000:]
+    train_forked('killed', '--resume')
     want, got = load(whole / LAST), load(folder / 'killed' / LAST)
     for name, value in want['state_dict'].items():
         assert torch.equal(got['state_dict'][name], value), name

@@ -8,10 +8,17 @@ import math
 import numpy as np
 import pytest
 
-from sn_mm.analysis import ratio_numbers
+from sn_mm.analysis import ratio_numbers, summary
 from sn_mm.analysis.snapshots import Run, Snapshot
 from sn_mm.anatomy.layer_info import LayerInfo
 from sn_mm.anatomy.ratios import LayerRatios
+from tests.unit.test_analysis.made import (
+    CLEAR,
+    FIRM,
+    NARROW,
+    TIED,
+    snapshot,
+)
 
 
 def layer(name: str, mean, var, statistics=('in', 'ln', 'bn')) -> LayerRatios:
@@ -113,3 +120,20 @@ def test_what_changed():
     other = Snapshot('z', infos[:2], before[:2])
     with pytest.raises(ValueError, match='x and z do not have the same'):
         ratio_numbers.hard_numbers([Snapshot('x', infos, before), other])
+
+
+def test_ties_are_no_choices():
+    made = ratio_numbers.hard_numbers(
+        [
+            snapshot((TIED, FIRM), (NARROW, NARROW), (FIRM, CLEAR)),
+            snapshot((FIRM, FIRM), (NARROW, NARROW), (FIRM, CLEAR)),
+        ]
+    )
+    first, second = made['snapshots']
+    assert first['mean'] == [['undecided'], ['undecided'], ['in']]
+    assert first['var'] == [['in'], ['undecided'], ['bn']]
+    assert (first['undecided'], second['undecided']) == (2, 1)
+    assert first['differing'] == 1  # layers that chose twice
+    assert second['changed'] == [True, False, False]
+    text = summary.summarize_hard(made)
+    assert '2 undecided' in text and '1 undecided' in text

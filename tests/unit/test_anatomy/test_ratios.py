@@ -92,3 +92,18 @@ def test_layers_that_say_where_their_ratios_are():
     assert kinds == ['3x3', '3x3', '1x1', '1x1']
     with pytest.raises(ValueError, match='no SN layer'):
         all_ratios_of_state(nn.BatchNorm2d(3).state_dict())
+
+
+def test_margins():
+    layer = LayerRatios(
+        'x',
+        ('in', 'ln', 'bn'),
+        np.array([(0.6, 0.3, 0.1), (1 / 3,) * 3]),
+        np.array([(0.3, 0.3, 0.4)]),
+    )
+    np.testing.assert_allclose(layer.margin('mean'), [0.3, 0])
+    np.testing.assert_allclose(layer.margin('var'), [0.1])
+    assert layer.is_tied()
+    alone = LayerRatios('x', ('in',), np.ones((2, 1)), np.ones((2, 1)))
+    np.testing.assert_array_equal(alone.margin('mean'), 1)
+    assert not alone.is_tied()

@@ -13,7 +13,6 @@ from torch import nn
 
 from sn_mm import SN2d
 from sn_mm.anatomy import find_norms
-from sn_mm.anatomy.example import ExampleError, run_example
 from sn_mm.anatomy.trace import trace_norms
 from tests.builders import (
     build,
@@ -152,32 +151,13 @@ def test_segmentor():
     assert seen['auxiliary_head.convs.0.sn'].receptive_field < 1000
 
 
-def test_the_model_is_as_before():
-    model = faster_rcnn(
-        dict(type='BN'), norm_eval=False, frozen_stages=-1
-    ).train()
-    model.backbone.bn1.eval()
-    state = copy.deepcopy(model.state_dict())
-    modes = [m.training for m in model.modules()]
+def test_the_layers_are_as_before():
+    model = faster_rcnn()
     forwards = [vars(m).get('forward') for m in model.modules()]
-    limit = model.rpn_head.test_cfg.max_per_img
-    torch.manual_seed(3)
+    hooks = [len(m._forward_hooks) for m in model.modules()]
     traced(model)
-    after = torch.rand(1)
-    torch.manual_seed(3)
-    assert torch.equal(after, torch.rand(1))
-    assert modes == [m.training for m in model.modules()]
     assert forwards == [vars(m).get('forward') for m in model.modules()]
-    assert model.rpn_head.test_cfg.max_per_img == limit
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, state[key]), key
-
-
-def test_a_model_that_does_not_run():
-    model = nn.Sequential(SN2d(8), nn.Linear(8, 8))
-    with pytest.raises(ExampleError, match='Sequential does not run on an'):
-        run_example(model)
-    assert 'forward' not in vars(model[0])
+    assert hooks == [len(m._forward_hooks) for m in model.modules()]
 
 
 def test_half_precision_and_other_inputs():

@@ -96,6 +96,30 @@ MIXED = {
     for name, case in CASES.items()
 }
 EMPTY = {'all empty': Case(empty=True)}
+# What a layer computes does not depend on how many share it: three processes,
+# one without samples, run every case, two and four some.
+EVERYTHING = 3
+FEW = {'bn', 'in+bn+ln-unbiased', 'cumulative average', 'all empty'}
+
+
+def cases_on(world: int) -> dict[str, Case]:
+    """What so many processes run."""
+    return {
+        name: case
+        for name, case in {**CASES, **MIXED, **EMPTY}.items()
+        if world == EVERYTHING or name.partition(',')[0] in FEW
+    }
+
+
+def on_worlds(cases: dict[str, Case]) -> pytest.MarkDecorator:
+    """Every number of processes with those of the cases that it runs."""
+    pairs = [
+        (world, name)
+        for world in SAMPLES
+        for name in cases_on(world)
+        if name in cases
+    ]
+    return pytest.mark.parametrize('world, name', pairs)
 
 
 def buffers(layer: SN2d) -> dict[str, Tensor]:
@@ -134,7 +158,7 @@ def run_cases(world: int, rank: int) -> dict[str, Result]:
     named_group()  # made by then: what follows counts collectives
     results = {
         name: run_case(case.layer(SyncSN), *case.shards(world)[rank])
-        for name, case in {**CASES, **MIXED, **EMPTY}.items()
+        for name, case in cases_on(world).items()
     }
     for name, layer in silent_layers().items():
         results[name] = run_case(layer, *Case().shards(world)[rank])
@@ -250,8 +274,7 @@ def _joint_moments(flat: list[Tensor], unbiased: bool):
     return mean, squares / total
 
 
-@WORLDS
-@pytest.mark.parametrize('name', CASES)
+@on_worlds(CASES)
 def test_equals_sn_on_the_whole_batch(world, name):
     case = CASES[name]
     got = joined([r[name].values for r in results(world)], whole=True)
@@ -264,8 +287,7 @@ def test_equals_sn_on_the_whole_batch(world, name):
         assert_close(part[name].buffers, buffers(plain), 1e-5)
 
 
-@WORLDS
-@pytest.mark.parametrize('name', MIXED)
+@on_worlds(MIXED)
 def test_shards_of_other_sizes_count_by_position(world, name):
     case = MIXED[name]
     got = joined([r[name].values for r in results(world)], whole=False)
@@ -297,7 +319,7 @@ def test_no_samples_anywhere(world):
 @WORLDS
 def test_processes_agree_bit_for_bit(world):
     first, *others = results(world)
-    for name in {**CASES, **MIXED, **EMPTY}:
+    for name in cases_on(world):
         want = first[name].buffers
         for other in others:
             got = other[name].buffers
@@ -307,7 +329,7 @@ def test_processes_agree_bit_for_bit(world):
 @WORLDS
 def test_one_collective_forward_one_backward_none_in_eval(world):
     for part in results(world):
-        for name in {**CASES, **MIXED, **EMPTY}:
+        for name in cases_on(world):
             assert part[name].training == [
                 'c10d::allgather_',
                 'c10d::allreduce_',

@@ -15,14 +15,15 @@ from sn_mm import SyncSN
 from tests.distributed import run_processes
 from tests.utils import assert_close, randomize
 
-STEPS = 200
+STEPS = 100
 OPTIONS = {
     'plain': {},
     'find_unused_parameters': dict(find_unused_parameters=True),
     'static_graph': dict(static_graph=True),
 }
 WRAPPERS = dict(DDP=DistributedDataParallel, MM=MMDistributedDataParallel)
-RUNS = [(wrapper, option) for wrapper in WRAPPERS for option in OPTIONS]
+# mmengine's wrapper is PyTorch's, but for what it does with batches
+RUNS = [*(('DDP', option) for option in OPTIONS), ('MM', 'plain')]
 CHECKPOINTS = (None, 'reentrant', 'non-reentrant')
 
 

@@ -10,6 +10,7 @@ import torch
 from mmcv.cnn.bricks.norm import is_norm
 from torch import nn
 
+from benchmarks import compiled, layers
 from benchmarks.compiled import benchmark_compiled
 from benchmarks.layers import (
     NORMS,
@@ -156,9 +157,16 @@ def test_unknown_names():
         benchmark_compiled(['XN'])
 
 
+def two_layers(norm):
+    last = SN2d(4) if norm == 'SN' else nn.Identity()
+    return nn.Sequential(nn.Conv2d(3, 4, 1), last)
+
+
 @needs_compile
 @pytest.mark.parametrize('training', [True, False])
-def test_compiled_backbones(training):
+def test_compiled_backbones(training, monkeypatch):
+    if not training:  # one ResNet is enough: tracing one takes seconds
+        monkeypatch.setattr(compiled, '_backbone', two_layers)
     rows = benchmark_compiled(
         ['SN', 'no norm'],
         training=training,
@@ -194,15 +202,17 @@ def test_step_table():
     assert '1.020' in step_table(rows)
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
+    shapes = ((2, 32, 4, 4), (2, 32, 8, 8), (4, 64, 7, 7))
+    monkeypatch.setattr(layers, 'SHAPES', shapes)
     main = runpy.run_path(str(TOOLS / 'benchmark.py'))['main']
     out = tmp_path / 'out' / 'layers.json'
     options = '--norms SN IN --mode eval --repeats 1 --json'.split()
     assert main(['layers', *options, str(out)]) == 0
     printed = capsys.readouterr().out
-    assert '512 x 256 x 7 x 7' in printed and 'torch:' in printed
+    assert '4 x 64 x 7 x 7' in printed and 'torch:' in printed
     content = json.loads(out.read_text())
-    assert len(content['results']) == 12
+    assert len(content['results']) == 2 * len(shapes)
     assert content['machine']['torch'] == torch.__version__
 
 
