@@ -18,6 +18,7 @@ from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.checkpoints.foreign import TO_SN, other_norms
 from sn_mm.checkpoints.leaves import without_wrappers
 from sn_mm.checkpoints.reader import read_checkpoint
+from sn_mm.hooks.start_watch import TEACHER, keeps_running_statistics
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
@@ -61,7 +62,8 @@ def advise_on_config(
     return [
         *(_batch_norms_left(model, rows) or _none_of_ours(rows)),
         *_bn_starts(model, rows, starts),
-        *_stuck(model, rows, starts, trained),
+        *_stuck(model, cfg, rows, starts, trained),
+        *_teachers_without_buffers(model, cfg),
         *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
         *_decayed(cfg, rows),
@@ -166,12 +168,15 @@ def _local(checkpoint: str) -> Path | None:
 
 def _stuck(
     model: nn.Module,
+    cfg: Mapping[str, Any],
     rows: list[NormRow],
     starts: Sequence[Start],
     trained: bool,
 ) -> Iterator[str]:
     components = {r.name: r.component for r in rows}
     names = untrained_for_good(model)
+    if _mean_teachers(cfg):  # they take the student's ratios
+        names = [n for n in names if not n.startswith('teacher.')]
     if not trained:
         filled = [s.component for s in starts if _has_ratios(s.checkpoint)]
         names = [
@@ -189,6 +194,26 @@ def _stuck(
         )
 
 
+def _mean_teachers(cfg: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    hooks = cfg.get('custom_hooks') or []
+    return [h for h in hooks if _name_of(h) == 'MeanTeacherHook']
+
+
+def _name_of(hook: Mapping[str, Any]) -> str:
+    """The name of a hook's type, which may be a class or have a scope."""
+    kind = hook.get('type')
+    return getattr(kind, '__name__', str(kind).rpartition('.')[2])
+
+
+def _teachers_without_buffers(
+    model: nn.Module, cfg: Mapping[str, Any]
+) -> Iterator[str]:
+    if not keeps_running_statistics(model):
+        return
+    if any(h.get('skip_buffer', True) for h in _mean_teachers(cfg)):
+        yield TEACHER
+
+
 def _has_ratios(checkpoint: str) -> bool:
     """Whether weights may have ratios: all but the toolboxes' own."""
     return checkpoint.startswith(_OURS) or '://' not in checkpoint
@@ -201,9 +226,9 @@ def _without_hook(model: nn.Module, cfg: Mapping[str, Any]) -> Iterator[str]:
         for m in model.modules()
         if isinstance(m, RowNorm) and m.needs_hook
     )
-    hooks = {str(h.get('type')) for h in cfg.get('custom_hooks') or []}
+    hooks = {_name_of(h) for h in cfg.get('custom_hooks') or []}
     for (kind, hook), number in wanted.items():
-        if not any(name.endswith(hook) for name in hooks):
+        if hook not in hooks:
             yield (
                 f'{number} {kind} layers need a {hook} in training, and '
                 f"there is none: add dict(type='{hook}') to custom_hooks, or "

@@ -34,11 +34,11 @@ class StartWatch(Hook):
         if names:
             warnings.warn(stuck_text(names), stacklevel=2)
         for hook in teachers:
-            if hook.skip_buffers and _has_running(model):
-                warnings.warn(_TEACHER, stacklevel=2)
+            if hook.skip_buffers and keeps_running_statistics(model):
+                warnings.warn(TEACHER, stacklevel=2)
 
 
-_TEACHER = (
+TEACHER = (
     'MeanTeacherHook(skip_buffer=True) averages parameters alone: the '
     "teacher's SN layers keep the running statistics that they start with "
     '(0 and 1), while its ratios learn to use them. Set skip_buffer=False'
@@ -63,7 +63,8 @@ def _is_mean_teacher(hook: Hook) -> bool:
     return named and not isinstance(hook, EMAHook)
 
 
-def _has_running(model: nn.Module) -> bool:
+def keeps_running_statistics(model: nn.Module) -> bool:
+    """Whether a layer of ours in the model has running statistics."""
     return any(
         isinstance(m, RowNorm) and m.track_running_stats
         for m in model.modules()

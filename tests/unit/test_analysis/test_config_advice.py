@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from mmdet.engine.hooks import MeanTeacherHook
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
@@ -85,6 +86,28 @@ def test_frozen_norms(cfg):
     )
     starts = advice.starts_of(cfg)
     assert starts[0].component == 'backbone'
+
+
+def test_mean_teachers():
+    cfg = toolbox_config(
+        'mmdet',
+        'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-'
+        'coco.py',
+    )
+    cfg.custom_imports = dict(imports=['sn_mm'])
+    cfg.load_from = None
+    cfg.model.detector = faster_rcnn_config(SN_CFG, frozen_stages=-1).model
+    # the teacher is frozen, and gets ratios, but no running statistics
+    (text,) = said(cfg).splitlines()
+    assert 'skip_buffer=False' in text
+    (hook,) = cfg.custom_hooks
+    hook.skip_buffer = False
+    assert said(cfg) == ''
+    hook.type = MeanTeacherHook  # as in a config of classes
+    assert said(cfg) == ''
+    cfg.model.detector.backbone.norm_cfg.requires_grad = False
+    text = said(cfg)
+    assert 'student.backbone.sn1' in text and 'teacher.' not in text
 
 
 @pytest.mark.parametrize('whole', [False, True])
