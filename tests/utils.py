@@ -106,6 +106,13 @@ def assert_close(
         assert error < tolerance, (name, error)
 
 
+def cpu_autocast_dtypes() -> list[torch.dtype]:
+    """What autocast takes on a CPU: float16 too, from torch 2.3 on."""
+    if digit_version(torch.__version__) < digit_version('2.3'):
+        return [torch.bfloat16]
+    return [torch.bfloat16, torch.float16]
+
+
 def usable_backends() -> list[str]:
     """Implementations of the sweeps that this machine can run on a CPU."""
     x = torch.zeros(1, 1, 2)

@@ -130,7 +130,8 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
     found += config_advice.advise_on_config(
         model, cfg, rows, images, starts, trained
     )
-    return found + advice.advise(rows, seen, images, starts, trained)
+    detects = advice.is_detector(model)
+    return found + advice.advise(rows, seen, images, starts, trained, detects)
 
 
 def as_json(rows, warned: list[str]) -> dict:

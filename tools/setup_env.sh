@@ -108,6 +108,12 @@ make_env() { # BASE_PYTHON VENV STACK MMCV
   step 'making a virtual environment' "$1" -m venv "$2"
   step 'libraries (up to 1 minute)' \
     "${pip[@]}" --no-deps -r "$files/libraries.txt"
+  # before PyTorch: where that is installed, onedl's mmcv compiles its
+  # operators; and a wheel of it that pip kept may have them
+  [ "$4" = compiled ] ||
+    MMCV_WITH_OPS=0 step 'mmcv without compiled operators' \
+      "${pip[@]}" --no-cache-dir --no-deps --no-build-isolation \
+      -r "$files/mmcv-lite.txt"
   step 'PyTorch (1 to 5 minutes; 3 GB where it is for GPUs)' \
     "${pip[@]}" ${torch_args[@]+"${torch_args[@]}"} -r "$files/torch.txt"
   step 'the OpenMMLab toolboxes' \
@@ -116,9 +122,6 @@ make_env() { # BASE_PYTHON VENV STACK MMCV
     # shellcheck source=tools/build_mmcv.sh
     source "$SN_MM_ROOT/tools/build_mmcv.sh"
     install_compiled_mmcv "$python" "$(cat "$files/mmcv.txt")"
-  else
-    MMCV_WITH_OPS=0 step 'mmcv without compiled operators' \
-      "${pip[@]}" --no-deps --no-build-isolation -r "$files/mmcv-lite.txt"
   fi
   step 'sn_mm, editable' \
     "${pip[@]}" --no-deps --no-build-isolation -e "$SN_MM_ROOT"

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from sn_mm.anatomy.components import component_of
 from sn_mm.anatomy.trace import NormTrace
 from sn_mm.utils import join_names
@@ -58,6 +60,7 @@ def advise(
     images: int | None,
     starts: Sequence[Start],
     trained: bool,
+    detects: bool = False,
 ) -> list[str]:
     """One line for everything that the paper advises against.
 
@@ -67,12 +70,24 @@ def advise(
         images: per GPU in training; None if unknown.
         starts: the weights that training starts from.
         trained: whether the ratios in ``rows`` are those of trained weights.
+        detects: whether the model is a detector, see :func:`is_detector`.
     """
+    told = trained and not detects
     return [
         *_single_positions(rows, seen),
         *_batches(rows, images, starts),
-        *_bn_ratios(rows, images if trained else None),
+        *_bn_ratios(rows, images if told else None),
     ]
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model is a detector, whatever of it has norms."""
+    return any(
+        'Detector' in cls.__name__ for cls in type(model).__mro__
+    ) or any(
+        component_of(name, model) in _DETECTION
+        for name, _ in model.named_modules()
+    )
 
 
 def _single_positions(
@@ -116,8 +131,6 @@ def _batches(
 
 def _bn_ratios(rows: list[NormRow], images: int | None) -> Iterator[str]:
     if images is None or images > _SMALL_BATCH:
-        return
-    if any(r.component in _DETECTION for r in rows):
         return
     found = []
     for row in rows:

@@ -19,6 +19,7 @@ from sn_mm.checkpoints.foreign import TO_SN, other_norms
 from sn_mm.checkpoints.leaves import without_wrappers
 from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.layers import RowNorm
+from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
 
@@ -58,7 +59,7 @@ def advise_on_config(
     if not wants:
         return []
     return [
-        *_batch_norms_left(model, rows),
+        *(_batch_norms_left(model, rows) or _none_of_ours(rows)),
         *_bn_starts(model, rows, starts),
         *_stuck(model, rows, starts, trained),
         *_without_hook(model, cfg),
@@ -70,7 +71,7 @@ def advise_on_config(
     ]
 
 
-def _batch_norms_left(model: nn.Module, rows: list[NormRow]) -> Iterator[str]:
+def _batch_norms_left(model: nn.Module, rows: list[NormRow]) -> list[str]:
     """Beside our norms, those that go on to normalize with batches.
 
     But not in backbones that have them beside ours by design.
@@ -88,15 +89,29 @@ def _batch_norms_left(model: nn.Module, rows: list[NormRow]) -> Iterator[str]:
         and not r.name.startswith(meant)
     ]
     if not left:
-        return
+        return []
     counts = Counter((r.component, r.kind) for r in left)
     parts = [f'{n} x {kind} in {label(c)}' for (c, kind), n in counts.items()]
-    yield (
+    return [
         f'batch norms are left in, not swapped: {", ".join(parts)} '
         f'({join_names([r.name for r in left], 2)}). Set norm_cfg at these '
         "parts (a top-level norm_cfg reaches none), or model=dict(type='"
         "ConvertNorm', ...) where the model has no such argument"
-    )
+    ]
+
+
+def _none_of_ours(rows: list[NormRow]) -> list[str]:
+    """A norm_cfg of ours that reaches no part of the model."""
+    if any(r.norm_type for r in rows):
+        return []
+    kinds = Counter(r.kind for r in rows)
+    return [
+        'the config has a norm_cfg of sn_mm, and the model no such layer, '
+        f'but {", ".join(f"{n} x {kind}" for kind, n in kinds.items())}: a '
+        'top-level norm_cfg reaches no part of an inherited model; set it at '
+        "backbone, neck and heads, or write model=dict(type='ConvertNorm', "
+        '...)'
+    ]
 
 
 def _bn_starts(
@@ -231,15 +246,26 @@ def _is_ours(norm: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, RowNorm)
 
 
-def _names_ours(node: Any) -> bool:
-    """Whether a norm_cfg anywhere in a config is a norm of ours."""
-    if isinstance(node, Mapping):
-        return any(
-            (str(key).endswith('norm_cfg') and _is_ours(value))
-            or _names_ours(value)
-            for key, value in node.items()
+def _names_ours(node: Any, classes_only: bool = False) -> bool:
+    """Whether a norm_cfg anywhere in a config is a norm of ours.
+
+    Args:
+        node: a config, or a part of one.
+        classes_only: as a class, not by its registered name.
+    """
+    if isinstance(node, (list, tuple)):
+        return any(_names_ours(n, classes_only) for n in node)
+    if not isinstance(node, Mapping):
+        return False
+    return any(
+        (
+            str(key).endswith('norm_cfg')
+            and _is_ours(value)
+            and not (classes_only and isinstance(value.get('type'), str))
         )
-    return isinstance(node, (list, tuple)) and any(map(_names_ours, node))
+        or _names_ours(value, classes_only)
+        for key, value in node.items()
+    )
 
 
 def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
@@ -247,19 +273,71 @@ def _decayed(cfg: Mapping[str, Any], rows: list[NormRow]) -> Iterator[str]:
     paramwise = wrapper.get('paramwise_cfg') or {}
     if paramwise.get('norm_decay_mult') != 0:
         return
-    names = [
-        r.name
+    decayed = {
+        f'{r.name}.{ratio}': r
         for r in rows
-        if r.ratios is not None and r.decayed not in ('no', '?')
-    ]
-    if names:
+        if r.ratios is not None
+        for ratio in RATIO_PARAMETERS
+        if r.decayed == 'yes' or ratio in r.decayed.split(', ')
+    }
+    if decayed:
+        names = dict.fromkeys(r.name for r in decayed.values())
+        others = [
+            f'{r.name}.{ratio}'
+            for r in rows
+            if r.ratios is not None
+            for ratio in RATIO_PARAMETERS
+        ]
+        custom = paramwise.get('custom_keys') or {}
+        keys = _keys_without_decay(list(decayed), others, custom)
         yield (
-            f'weight decay reaches {len(names)} SN layers, ratios included, '
-            f'in spite of norm_decay_mult=0 ({join_names(names, 3)}): where '
-            'custom_keys fit, mmengine leaves norm_decay_mult out. Add '
-            'decay_mult=0 keys for their norms, such as '
-            "custom_keys={'sn': dict(decay_mult=0)}"
+            f'weight decay reaches the ratios of {len(names)} SN layers in '
+            f'spite of norm_decay_mult=0 ({join_names(names, 3)}): where '
+            'custom_keys fit, mmengine leaves norm_decay_mult out, and takes '
+            'the longest that fits. Add longer ones for the ratios, '
+            f'custom_keys={{{join_names(keys, 8)}}}'
         )
+
+
+def _keys_without_decay(
+    decayed: list[str], ratios: list[str], custom: Mapping[str, Mapping]
+) -> list[str]:
+    """Keys that win over a config's own, and leave the rates as they are.
+
+    Ends of names, as short as goes: they must be longer than the keys that
+    fit now, and mean the same rate wherever they fit.
+
+    Args:
+        decayed: names of the parameters that are to have no decay.
+        ratios: of all ratios.
+        custom: ``custom_keys`` of the config.
+    """
+
+    def now(name: str) -> str:
+        return max((k for k in custom if k in name), key=len, default='')
+
+    def rate(name: str) -> float:
+        return (custom.get(now(name)) or {}).get('lr_mult', 1)
+
+    def ends(depth: int) -> dict[str, float]:
+        return {
+            '.'.join(name.split('.')[-depth:]): rate(name) for name in decayed
+        }
+
+    def wins(found: Mapping[str, float]) -> bool:
+        return all(
+            len(end) > len(now(name)) and value == rate(name)
+            for end, value in found.items()
+            for name in ratios
+            if end in name
+        )
+
+    depths = range(1, max(name.count('.') for name in decayed) + 2)
+    found = next((e for d in depths if wins(e := ends(d))), ends(depths[-1]))
+    return [
+        f"'{end}': dict(decay_mult=0{'' if v == 1 else f', lr_mult={v}'})"
+        for end, v in found.items()
+    ]
 
 
 def _single_images(rows: list[NormRow], images: int | None) -> Iterator[str]:
@@ -298,6 +376,8 @@ def _momentum(model: nn.Module) -> Iterator[str]:
 def _imports(cfg: Mapping[str, Any]) -> Iterator[str]:
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else imports
+    if _names_ours(dict(cfg.items()), classes_only=True):
+        return  # a config of classes has imported them
     if not any(str(i).partition('.')[0] == 'sn_mm' for i in imports):
         yield (
             "custom_imports has no sn_mm: the toolboxes' own tools do not "

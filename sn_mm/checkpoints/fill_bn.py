@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from .reader import read_content
 from .report import Dropped, Report, Used
 from .structure import surplus
 from .tensors_only import flattened
+
+_ALONE = 1 - 1e-4  # a ratio above which the others do not count
 
 
 @dataclass
@@ -178,15 +180,29 @@ def finish(model: nn.Module, report: Report) -> None:
     Frozen layers go on with the running statistics of their BN in training,
     too; and every norm knows where it started.
     """
-    frozen = frozen_in_training(model)
     for name, layer in find_norms(model).items():
         text = report.starts.get(name)
         if text is None:
             # not filled by this file, whatever a config says
             note_start(layer, noted_start(layer) or 'new')
-            continue
-        note_start(layer, f'{report.source}: {text}')
-        if layer in frozen and (_takes_bn(layer) or _is_bn_in_the_end(layer)):
+        else:
+            note_start(layer, f'{report.source}: {text}')
+    hold_frozen(model, report.starts)
+
+
+def hold_frozen(model: nn.Module, names: Container[str]) -> None:
+    """Frozen layers that are BN compute in training what they do at test.
+
+    BN alone by their ratios, or by their rule in evaluation mode. Batch
+    statistics would make another network of a frozen one.
+
+    Args:
+        model: changed in place: ``bn_eval`` of such layers.
+        names: of the layers in question.
+    """
+    frozen = frozen_in_training(model)
+    for name, layer in find_norms(model).items():
+        if name in names and layer in frozen and _is_bn(layer):
             layer.bn_eval = True
 
 
@@ -194,8 +210,18 @@ def _takes_bn(layer: nn.Module) -> bool:
     return has_ratios(layer) and 'bn' in layer.statistics
 
 
-def _is_bn_in_the_end(layer: nn.Module) -> bool:
-    return isinstance(layer, RowNorm) and layer.inference_moments() is not None
+def _is_bn(layer: nn.Module) -> bool:
+    if not has_ratios(layer):
+        return (
+            isinstance(layer, RowNorm)
+            and layer.inference_moments() is not None
+        )
+    if 'bn' not in layer.statistics:
+        return False
+    bn = layer.statistics.index('bn')
+    return all(
+        bool((r[..., bn] > _ALONE).all()) for r in layer.ratios().values()
+    )
 
 
 def _introduced(match: Match, others: list[str]) -> list[str]:

@@ -8,55 +8,75 @@ import os.path as osp
 from mmengine.config import Config
 
 from sn_mm.analysis.advice import starts_of
+from sn_mm.checkpoints.ibn_net import url_of
+from sn_mm.checkpoints.locate import locate
+from sn_mm.checkpoints.sources import SCHEMES, parse
+from sn_mm.patches.own_configs import configs_folder
+from sn_mm.utils.errors import CheckpointError
 
 from .launch_error import LaunchError
 
-# from the root of the checkout, as in the configs
-_PRETRAIN = osp.join('configs', 'pretrain')
-
 
 def check_checkpoint(path: str | None) -> None:
-    """Check that a checkpoint is there, unless it is not a local file.
+    """Check that a checkpoint is there, unless it is fetched from somewhere.
 
     Args:
-        path: a file, or an address with a scheme (``https://...``), which is
-            left to mmengine; None passes.
+        path: a file, maybe behind a scheme of ours (``sn://FILE``); an
+            address, or another scheme, is left to mmengine; None passes.
 
     Raises:
         LaunchError: if the file is missing.
     """
-    if path is None or '://' in path or osp.isfile(osp.expanduser(path)):
+    if path is None:
         return
-    raise LaunchError(
-        f'checkpoint {path} not found; name a .pth file, such as the newest '
-        'in the work folder of a training run'
-    )
+    why = _why_missing(path)
+    if why is not None:
+        raise LaunchError(
+            f'checkpoint {path} not found{why}; name a .pth file, such as the '
+            'newest in the work folder of a training run'
+        )
 
 
 def check_starts(cfg: Config) -> None:
     """Check that the weights in the model's config are there.
 
-    Those of ``pretrained`` and ``init_cfg``, which training loads late. Passes
-    what has a scheme of the toolboxes' or an address.
+    Those of ``pretrained`` and ``init_cfg``, which training loads late, also
+    where it goes on from a checkpoint. Passes addresses and the toolboxes'
+    schemes.
 
     Raises:
         LaunchError: if a file is missing.
     """
-    if cfg.get('load_from') or cfg.get('resume'):
-        return
-    for start in starts_of(cfg):
+    for start in starts_of(dict(model=cfg.get('model'))):
         name = start.checkpoint
-        if '://' in name or osp.isfile(osp.expanduser(name)):
+        why = _why_missing(name)
+        if why is None:
             continue
-        made = osp.splitext(osp.basename(name))[0]
-        config = osp.join(_PRETRAIN, f'{made}.py')
-        how = (
-            f'train it with {config} and put it there'
-            if osp.isfile(config)
-            else 'put the file there'
+        made = f'{osp.splitext(osp.basename(name))[0]}.py'
+        how = 'put the file there'
+        if (configs_folder() / 'pretrain' / made).is_file():
+            how = f'train it with configs/pretrain/{made} and put it there'
+        instead = (
+            'None, since the run has load_from'
+            if cfg.get('load_from') or cfg.get('resume')
+            else 'released weights (sn://FILE, docs/checkpoints.md) or to '
+            'bn2sn://torchvision://resnet50'
         )
         raise LaunchError(
-            f'the model starts from {name}, which does not exist: {how}, or '
-            "set the part's init_cfg to released weights (sn://FILE, "
-            'docs/checkpoints.md) or to bn2sn://torchvision://resnet50'
+            f'the model starts from {name}, which does not exist{why}: {how}, '
+            f"or set the part's init_cfg to {instead}"
         )
+
+
+def _why_missing(checkpoint: str) -> str | None:
+    """None for what is there or comes from elsewhere; else more about it."""
+    if checkpoint.startswith(SCHEMES):
+        try:
+            for name in parse(checkpoint).names:
+                if '://' not in name and url_of(name) is None:
+                    locate(name)
+        except CheckpointError as error:
+            return f' ({error})'
+        return None
+    there = '://' in checkpoint or osp.isfile(osp.expanduser(checkpoint))
+    return None if there else ''

@@ -69,6 +69,8 @@ def _run(names: Sequence[str]) -> tuple[dict[str, Outcome], str]:
             ending = f'its import ended Python (status {status})'
         except subprocess.TimeoutExpired:
             ending = f'its import did not end within {_SECONDS} s'
+        except OSError as error:
+            ending = f'{sys.executable} cannot be started: {error.strerror}'
         lines = []
         if os.path.exists(file):
             lines = Path(file).read_text(encoding='utf-8').splitlines()

@@ -79,7 +79,12 @@ class ExemplarRule:
         """
         logits = self.logits(m, embed_weight, ratio_weight, ratio_bias)
         ratios = self.softmax(logits, size)
-        moments, extras = self._pool(m, v, size)
+        moments, extras = pools.several(
+            *(self.statistics, m, v, size),
+            num_groups=self.num_groups,
+            given=self.running,
+            process_group=self.process_group,
+        )
         scale, shift = 0, 0
         for k, (mean, var) in enumerate(moments):
             own = (var + self.eps).rsqrt()
@@ -111,22 +116,6 @@ class ExemplarRule:
             own = torch.tensor([n == 'in' for n in names])
             logits = logits.masked_fill(own.to(logits.device), float('-inf'))
         return logits.softmax(1)
-
-    def _pool(self, m: Tensor, v: Tensor, size: int) -> tuple[list, tuple]:
-        moments, extras = [], ()
-        for name in self.statistics:
-            if name == 'in':
-                moments.append(pools.instance(m, v))
-            elif name == 'ln':
-                moments.append(pools.layer(m, v))
-            elif name == 'gn':
-                moments.append(pools.group(m, v, self.num_groups))
-            else:
-                mean, var, extras = pools.batch_or_running(
-                    m, v, size, self.running, self.process_group
-                )
-                moments.append((mean, var))
-        return moments, extras
 
 
 def ratio_extra(ratios: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ mean(v) + var(m).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -117,6 +119,43 @@ def batch_or_running(
         return *running(m, v, *given), ()
     mean, var, count = batch_and_count(m, v, size, process_group)
     return mean, var, (batch_extra(mean, var, count),)
+
+
+def several(
+    names: Sequence[str],
+    m: Tensor,
+    v: Tensor,
+    size: int,
+    *,
+    num_groups: int = 32,
+    given: Moments | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> tuple[list[Moments], tuple[Tensor, ...]]:
+    """Moments of each of several statistics.
+
+    Args:
+        names: out of 'in', 'ln', 'bn', 'gn'.
+        num_groups: of 'gn'.
+        size, given, process_group: of 'bn', see :func:`batch_or_running`.
+
+    Returns:
+        mean and variance for each name, and :func:`batch_extra` of a batch
+        that was pooled.
+    """
+    moments, extras = [], ()
+    for name in names:
+        if name == 'in':
+            moments.append(instance(m, v))
+        elif name == 'ln':
+            moments.append(layer(m, v))
+        elif name == 'gn':
+            moments.append(group(m, v, num_groups))
+        else:
+            *pooled, extras = batch_or_running(
+                m, v, size, given, process_group
+            )
+            moments.append(tuple(pooled))
+    return moments, extras
 
 
 def batch_extra(mean: Tensor, var: Tensor, count: Tensor | None) -> Tensor:

@@ -84,7 +84,12 @@ class SwitchRule:
             :func:`.statistics.batch_extra` makes of it.
         """
         v = v * self.bessel(size)
-        moments, extras = self._pool(m, v, size)
+        moments, extras = pools.several(
+            *(self.statistics, m, v, size),
+            num_groups=self.num_groups,
+            given=self.running,
+            process_group=self.process_group,
+        )
         mu = sum(
             r * mean
             for r, (mean, _) in zip(self.ratios(mean_weight, size, m), moments)
@@ -128,20 +133,3 @@ class SwitchRule:
         """Whether 'in' carries no information in rows of this size."""
         several = len(self.statistics) > 1
         return several and 'in' in self.statistics and size == 1
-
-    def _pool(self, m: Tensor, v: Tensor, size: int) -> tuple[list, tuple]:
-        """Mean and variance of each statistic; what the batch was."""
-        moments, extras = [], ()
-        for name in self.statistics:
-            if name == 'in':
-                moments.append(pools.instance(m, v))
-            elif name == 'ln':
-                moments.append(pools.layer(m, v))
-            elif name == 'gn':
-                moments.append(pools.group(m, v, self.num_groups))
-            else:
-                mean, var, extras = pools.batch_or_running(
-                    m, v, size, self.running, self.process_group
-                )
-                moments.append((mean, var))
-        return moments, extras

@@ -13,7 +13,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.functional.rows import normalize_rows
 from sn_mm.functional.running import update_running
-from sn_mm.functional.traced import is_recorded
+from sn_mm.functional.traced import is_recorded, is_traced
+from sn_mm.kernels.layout import accumulation_dtype
 from sn_mm.utils import check_count
 
 from . import state
@@ -257,13 +258,24 @@ class RowNorm(_InstanceNorm):
         return dict(self.named_parameters())
 
     def take_place_of(
-        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
     ) -> None:
         """Take over what the model around has made of a layer.
 
         Args:
-            old: the norm in whose place this one was put.
+            old: the norm in whose place this one is put.
             replaced: new norms by old ones, of the whole model.
+            is_chosen: whoever converts has said which places to take.
+        """
+
+    def give_up_place(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """Leave to layers that stay what they have of this one.
+
+        Args:
+            replaced: new norms by old ones, this one's among them.
         """
 
     def caveat(self) -> str | None:
@@ -282,18 +294,32 @@ class RowNorm(_InstanceNorm):
 
     def constant_map(self, x: Tensor) -> Tensor:
         """The output of ``inference_moments``: x is not read for moments."""
-        mean, var = self.inference_moments()
-        y = nn.functional.batch_norm(
-            x, mean, var, self.weight, self.bias, eps=self.eps
-        )
-        return y.relu_() if self.rectifies else y
+        return self._batch_norm(x, *self.inference_moments())
 
-    def suits_constant_map(self, x: Tensor) -> bool:
-        """Whether PyTorch's batch norm takes x and the layer's tensors."""
-        own = (*self.inference_moments(), self.weight, self.bias)
-        return x.layout is torch.strided and all(
-            t is None or (t.dtype == x.dtype and t.dim() == 1) for t in own
-        )
+    def if_constant_map(self, x: Tensor) -> Tensor | None:
+        """:meth:`constant_map` where it may stand for the rule, else None.
+
+        Not where operations are followed one by one, nor in half precision,
+        in which the rule is more exact, nor for x and tensors that PyTorch's
+        batch norm does not take.
+        """
+        is_half = x.dtype is not accumulation_dtype(x.dtype)
+        if is_half or x.layout is not torch.strided or is_traced(x):
+            return None
+        moments = self.inference_moments()
+        for t in (*moments, self.weight, self.bias):
+            if t is not None and (t.dtype is not x.dtype or t.dim() != 1):
+                return None
+        return self._batch_norm(x, *moments)
+
+    def _batch_norm(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        # PyTorch's backward of a single position reads them as contiguous.
+        own = [
+            None if t is None else t.contiguous()
+            for t in (mean, var, self.weight, self.bias)
+        ]
+        y = nn.functional.batch_norm(x, *own, eps=self.eps)
+        return y.relu_() if self.rectifies else y
 
     # -- statistics of the batch ------------------------------------------
     def running_moments(self) -> tuple[Tensor, Tensor] | None:

@@ -64,9 +64,12 @@ class BGN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
+        running = self.running_moments()
+        y = None if running is None else self.if_constant_map(x)
+        if y is not None:
+            return y
         rule = BatchGroupRule(
-            *(self.num_groups, self.eps, self.running_moments()),
-            self.resolved_group(),
+            *(self.num_groups, self.eps, running), self.resolved_group()
         )
         return self.by_rule(x, rule, self.weight, self.bias)
 
@@ -80,7 +83,8 @@ class BGN(RowNorm):
         if not self.track_running_stats:
             return None
         own = self.running_mean.detach()[None], self.running_var.detach()[None]
-        return tuple(t[0] for t in statistics.group(*own, self.num_groups))
+        pooled = statistics.group(*own, self.num_groups)
+        return tuple(t[0].contiguous() for t in pooled)
 
     def extra_repr(self) -> str:
         """The arguments that make this layer."""

@@ -23,8 +23,15 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
     Raises:
         ValueError: from ``error``, if a tensor is on another device than x,
             not dense, of a rank other than 1, or in training one that cannot
-            be written to.
+            be written to; or if running statistics were taken away.
     """
+    for name in layer.running_names if layer.track_running_stats else ():
+        if name in layer._buffers and layer._buffers[name] is None:
+            raise ValueError(
+                f'{name} of this {type(layer).__name__} is None: set '
+                'track_running_stats=False, too, to normalize with the '
+                'batch in evaluation'
+            ) from error
     # buffers first: a parameter is written to by few layers
     own = [*layer.named_buffers(), *layer.named_parameters()]
     for find in (_oddity, _why_not_written)[: 1 + layer.training]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sn_mm.functional.filter_response import FilterResponseRule
+from sn_mm.functional import normalize_rows
+from sn_mm.functional.filter_response import FilterResponseRule, raise_by
+from sn_mm.kernels.layout import widen
 
 from .arguments import own_eps
 from .base import RowNorm
@@ -29,7 +31,9 @@ class FRN(RowNorm):
         num_features: C.
         eps: added to the mean square, inside the root. 1e-6 in configs, too.
         affine: learn ``weight`` and ``bias``.
-        tlu: threshold the output from below.
+        tlu: threshold the output from below. It is computed as a ReLU of
+            the output less tau, and rounds as such sums do: where it is to
+            have no effect, say False, and not a very low tau.
         device, dtype: of parameters.
 
     Attributes:
@@ -69,16 +73,16 @@ class FRN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
-        y = self.by_rule(
-            x, FilterResponseRule(self.eps), self.weight, self.bias
-        )
-        if self.tau is None:
-            return y
-        # in tau's precision, where its gradient is a sum over positions
-        tau = self.tau.view(-1, *[1] * (x.dim() - 2))
-        if y.layout is not torch.strided:
-            return torch.maximum(y.to_dense(), tau).to(y.dtype).to_mkldnn()
-        return torch.maximum(y, tau).to(y.dtype)
+        rule, tau = FilterResponseRule(self.eps), self.tau
+        if tau is None:
+            return self.by_rule(x, rule, self.weight, self.bias)
+        if x.is_mkldnn:
+            return self.normalize(x.to_dense()).to_mkldnn()
+        # Its gradient is a difference of two sums, which would cancel in
+        # lower precision.
+        tau = widen(tau)
+        y = normalize_rows(x, rule, *(self.weight, self.bias, tau), relu=True)
+        return raise_by(y, tau)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors that are not those of an affine pair."""

@@ -63,9 +63,11 @@ class GhostBN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
-        rule = GhostRule(
-            self.virtual_batch_size, self.eps, self.running_moments()
-        )
+        running = self.running_moments()
+        y = None if running is None else self.if_constant_map(x)
+        if y is not None:
+            return y
+        rule = GhostRule(self.virtual_batch_size, self.eps, running)
         return self.by_rule(x, rule, self.weight, self.bias)
 
     @property

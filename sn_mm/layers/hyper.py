@@ -110,6 +110,7 @@ class BHN(RowNorm):
         )
         self.reduction = reduction
         self._lead: list[BHN] = []  # in a list, not to be registered twice
+        self._followers: list[BHN] = []  # who use its LSTM
         like = torch.empty(0, device=device, dtype=dtype)
         for name, shape in self._lstm_shapes().items():
             self.add_parameter(name, *shape, like=like)
@@ -192,10 +193,15 @@ class BHN(RowNorm):
                     f'norms that share an LSTM need the same {name}, got '
                     f'{own} and {other}'
                 )
-        if lead is not self:
-            self._lead = [lead]
-            for name in LSTM:
-                self._parameters[name] = None
+        if lead is self:
+            return
+        for norm in (self, *self._followers):
+            norm._lead = [lead]
+            if not any(norm is known for known in lead._followers):
+                lead._followers.append(norm)
+        self._followers = []
+        for name in LSTM:
+            self._parameters[name] = None
 
     def _lstm_shapes(self) -> dict[str, tuple[int, ...]]:
         width = self.num_features
@@ -218,15 +224,41 @@ class BHN(RowNorm):
         return dict(self.lead().named_parameters())
 
     def take_place_of(
-        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
     ) -> None:
         """Share an LSTM with those whom the layer before shared it with."""
-        if isinstance(old, BHN):
-            lead = replaced.get(old.lead(), old.lead())
-            if lead is not self:
-                self.follow_(lead)
-            if old.chain is not None:
-                old.chain.replace(old, self)
+        if not isinstance(old, BHN):
+            return
+        lead = replaced.get(old.lead(), old.lead())
+        if isinstance(lead, BHN):
+            self.follow_(lead)
+        if old.chain is not None:
+            old.chain.replace(old, self)
+
+    def give_up_place(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """The next layer has the LSTM then, and the chain goes on."""
+        if self.chain is not None:
+            self.chain.remove(self)
+        for lead in self._lead:
+            lead._followers = [
+                replaced[norm] if norm is self else norm
+                for norm in lead._followers
+            ]
+        heirs = [replaced[self]]
+        heirs += [replaced.get(norm, norm) for norm in self._followers]
+        heirs = [norm for norm in heirs if isinstance(norm, BHN)]
+        if self._lead or not heirs:
+            return
+        first, *others = heirs
+        if first is not replaced[self]:
+            first._lead = []
+            for name in LSTM:
+                first._parameters[name] = self._parameters[name]
+        for norm in others:
+            norm.follow_(first)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         if prefix + 'weight' in state_dict:
@@ -282,6 +314,13 @@ class Chain:
         """Another layer in the place of one."""
         self.norms[self._place(old)] = new
         new.chain = self
+
+    def remove(self, old: BHN) -> None:
+        """Go on without a layer; others are never told of it."""
+        for place, norm in enumerate(self.norms):
+            if norm is old:
+                del self.norms[place], self.names[place]
+                return
 
     def _place(self, norm: BHN) -> int:
         return next(i for i, n in enumerate(self.norms) if n is norm)

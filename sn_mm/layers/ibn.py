@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +187,15 @@ class IBN(RowNorm):
             "three stages (IBN-a). Use the backbone IBNResNet, variant='a' "
             '(sn_mm.models.ibn_resnet)'
         )
+
+    def take_place_of(
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
+    ) -> None:
+        """Places that were chosen are taken for the method's."""
+        self.is_placed = is_chosen or getattr(old, 'is_placed', False)
 
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold; 0 and 1 where IN tracks none."""

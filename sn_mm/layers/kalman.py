@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sn_mm.functional import normalize_rows
 from sn_mm.functional.kalman import KalmanRule
-from sn_mm.functional.traced import is_traced
 
 from .arguments import check_share, warn_of_momentum
 from .base import RowNorm
@@ -125,12 +124,11 @@ class KN(RowNorm):
         running = self.running_moments()
         if running is None:
             y, *mixed = self._corrected(x)
-        elif not is_traced(x) and self.suits_constant_map(x):
-            y, mixed = self.constant_map(x), running
         else:
-            rule = KalmanRule(self.p, self.eps, running=running)
-            y = self._through(x, rule)
-            mixed = running
+            y, mixed = self.if_constant_map(x), running
+            if y is None:
+                rule = KalmanRule(self.p, self.eps, running=running)
+                y = self._through(x, rule)
         if self.relay is not None:
             self.relay.left = MapMoments(*mixed, x.shape[2:])
         return y
@@ -155,7 +153,10 @@ class KN(RowNorm):
         )
 
     def take_place_of(
-        self, old: nn.Module, replaced: Mapping[nn.Module, nn.Module]
+        self,
+        old: nn.Module,
+        replaced: Mapping[nn.Module, nn.Module],
+        is_chosen: bool,
     ) -> None:
         """A KN layer of another kind gets the same moments."""
         if isinstance(old, KN):

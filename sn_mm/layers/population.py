@@ -71,8 +71,9 @@ class PN(RowNorm):
             return y
         if not is_traced(x):
             self._warn_if_new()
-            if self.suits_constant_map(x):
-                return self.constant_map(x)
+        y = self.if_constant_map(x)
+        if y is not None:
+            return y
         rule = PopulationRule(self.eps, self.inference_moments())
         return normalize_rows(x, rule, self.weight, self.bias)
 

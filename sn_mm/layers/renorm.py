@@ -112,9 +112,12 @@ class BRN(RowNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The layer's output for an input that was checked."""
+        evaluates = not self.training or self.bn_eval
+        y = self.if_constant_map(x) if evaluates else None
+        if y is not None:
+            return y
         r_max, d_max = self.limits()
         own = {**self._parameters, **self._buffers}
-        evaluates = not self.training or self.bn_eval
         running = own['running_mean'].detach(), own['running_std'].detach()
         if not evaluates:  # as they were, for the rule's call in backward
             running = tuple(t.clone() for t in running)
@@ -180,13 +183,13 @@ class BRN(RowNorm):
         return True
 
     def inference_moments(self) -> tuple[Tensor, Tensor]:
-        """The running ones."""
-        var = self.running_std.detach().square() - self.eps
-        return self.running_mean.detach(), var.clamp(min=0)
+        """The running ones; the variance may lack as much as eps brings."""
+        std = self.running_std.detach().clamp(min=self.eps)
+        return self.running_mean.detach(), std.square() - self.eps
 
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold."""
-        var = self.inference_moments()[1]
+        var = self.inference_moments()[1].clamp(min=0)
         return {**super().as_batch_norm(), 'running_var': var}
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sn_mm.functional.sparsestmax import sparsestmax, without_entry
+from sn_mm.functional.traced import is_traced
 
 from .hard import one_hot
 from .registration import register_norm
@@ -23,6 +24,7 @@ class SparseRatios:
         mean_weight=1, var_weight=1, mean_fixed=0, var_fixed=0, radius=0
     )
     _softmax = False
+    _seen = None  # numbers, and the ratios that follow from them
 
     def __init__(self, num_features: int, *args, **kwargs) -> None:
         super().__init__(num_features, *args, **kwargs)
@@ -34,7 +36,7 @@ class SparseRatios:
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose, or tends to: shaped as the weights."""
         with torch.no_grad():
-            return {moment: self._ratio(moment) for moment in _MOMENTS}
+            return dict(zip(_MOMENTS, self._both_ratios()))
 
     def check_state(self) -> None:
         """Raise an error that names what does not fit the settings."""
@@ -67,7 +69,10 @@ class SparseRatios:
         flag.copy_(_is_choice(ratio).view_as(flag))
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, ...]:
-        ratios = [self._ratio(moment) for moment in _MOMENTS]
+        if self.training or is_traced(x) or x.is_cuda:
+            ratios = self._both_ratios()
+        else:
+            ratios = self._ratios_seen_before()
         if self.training:
             for moment, ratio in zip(_MOMENTS, ratios):
                 self._fix(moment, ratio.detach())
@@ -77,19 +82,37 @@ class SparseRatios:
             ratios = [without_entry(r, index) for r in ratios]
         return tuple(ratios)
 
-    def _ratio(self, moment: str) -> Tensor:
-        """The ratios in use, a point of the simplex whatever the weight is.
+    def _both_ratios(self) -> tuple[Tensor, Tensor]:
+        """The ratios in use, points of the simplex whatever the weights are.
 
         A choice is the largest of the weight: optimizers, averages and
         conversions may move the weight of a choice, but not past another.
         """
-        # Cloned, because _fix writes to the parameter later on.
-        weight = getattr(self, f'{moment}_weight').clone()
+        # In one, since these are some sixty small operations; and a copy,
+        # because _fix writes to the parameters later on.
+        weights = torch.stack([self.mean_weight, self.var_weight])
+        chosen = torch.stack([self._chosen(moment) for moment in _MOMENTS])
         return torch.where(
-            self._chosen(moment),
-            one_hot(weight.detach()),
-            sparsestmax(weight, self.radius),
-        )
+            chosen,
+            one_hot(weights.detach()),
+            sparsestmax(weights, self.radius),
+        ).unbind(0)
+
+    def _ratios_seen_before(self) -> tuple[Tensor, Tensor]:
+        """:meth:`_both_ratios`, those of the last call if nothing moved.
+
+        Told by the numbers themselves: versions of tensors miss what is
+        written through ``.data``, as averages of models do.
+        """
+        weights = self.mean_weight, self.var_weight
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+            return self._both_ratios()
+        own = *weights, self.mean_fixed, self.var_fixed, self.radius
+        numbers = [(t.dtype, t.tolist()) for t in own]
+        numbers.append(torch.is_inference_mode_enabled())
+        if self._seen is None or self._seen[0] != numbers:
+            self._seen = numbers, self._both_ratios()
+        return self._seen[1]
 
     def _chosen(self, moment: str) -> Tensor:
         """Flag that broadcasts over the ratios (K,) or (G, K).

@@ -187,10 +187,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def inference_moments(self) -> tuple[Tensor, Tensor] | None:
         """Running statistics, where 'bn' alone is in use for both moments."""
-        choices = self.choices()
-        if not (choices and self.track_running_stats):
-            return None
-        if any(n != 'bn' for names in choices.values() for n in names):
+        if not (self.track_running_stats and self._chosen() == {'bn'}):
             return None
         return self.running_mean, self.running_var
 
@@ -221,9 +218,10 @@ class SwitchNorm(HardRatios, RowNorm):
         wanted = self._ratio_shape()
         for name in RATIO_PARAMETERS:
             t = getattr(self, name)
-            if t.shape != wanted:
+            if t is None or t.shape != wanted:
+                shape = None if t is None else tuple(t.shape)
                 raise ValueError(
-                    f'{name} has shape {tuple(t.shape)}, but statistics='
+                    f'{name} has shape {shape}, but statistics='
                     f'{self.statistics} and ratio_groups={self.ratio_groups} '
                     f'need {wanted}: change them together, or build a new '
                     'layer'
@@ -247,6 +245,17 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean_weight, self.var_weight
+
+    def _chosen(self) -> set[str]:
+        """The statistics in use of a layer whose ratios are one-hot.
+
+        Of a hard layer without a look at its ratios, which costs a wait for
+        the GPU, and which no compiler or exporter can follow.
+        """
+        if self._choice is not None:
+            return {self.statistics[i] for i in self._choice}
+        choices = self.choices() or {}
+        return {name for names in choices.values() for name in names}
 
     def _is_constant(
         self,

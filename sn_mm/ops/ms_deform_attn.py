@@ -6,6 +6,7 @@ mmcv calls it on GPUs; on the CPU it has its own.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,6 +62,13 @@ def ms_deform_attn_backward(
 
 
 def _attend(value, spatial_shapes, locations, weights) -> Tensor:
+    """The attention, differentiable; half precision in float32."""
+    given, dtype = value.dtype, torch.float32
+    if given == torch.float64:
+        dtype = given
+    value, locations, weights = (
+        t.to(dtype) for t in (value, locations, weights)
+    )
     n, _, heads, channels = value.shape
     queries, levels = locations.shape[1], locations.shape[3]
     # a head is an image of its own
@@ -79,4 +87,5 @@ def _attend(value, spatial_shapes, locations, weights) -> Tensor:
             align_corners=False,
         )
         output = output + (found * weights[:, :, :, level]).sum(-1)
-    return output.view(n, heads * channels, queries).transpose(1, 2)
+    output = output.view(n, heads * channels, queries).transpose(1, 2)
+    return output.to(given)

@@ -4,7 +4,8 @@
 mmengine (0.10.0 to 0.10.7 at least) reads a checkpoint first and then copies
 it into the model with ``_load_checkpoint_to_model``, name by name; what does
 not fit is a line in the log. A public SN checkpoint has to be fitted to the
-model and checked against it, and mmengine has no hook there.
+model and checked against it, and mmengine has no hook there. Nor has it one
+for what a transplanted start says of frozen layers, beside its tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from sn_mm.anatomy import find_norms
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.checkpoints.fill_bn import hold_frozen
 
 _LOAD = '_load_checkpoint_to_model'
 
@@ -22,8 +25,9 @@ _LOAD = '_load_checkpoint_to_model'
 def fill_models() -> None:
     """Let mmengine's loading of our schemes into models be checked, once.
 
-    The wrapper takes our own checkpoints aside and passes on all others,
-    untouched. Modules that imported the function by name get it too.
+    The wrapper takes our own checkpoints aside and passes on all others; of
+    those, frozen layers of a transplanted start stay the BN that they are
+    there. Modules that imported the function by name get it too.
     """
     original = getattr(mmengine_checkpoint, _LOAD)
     if hasattr(original, '_sn_mm_fills'):
@@ -33,7 +37,10 @@ def fill_models() -> None:
     def load(model, checkpoint, strict=False, *args, **kwargs):
         own_fill = getattr(checkpoint, 'fill', None)
         if own_fill is None:
-            return original(model, checkpoint, strict, *args, **kwargs)
+            loaded = original(model, checkpoint, strict, *args, **kwargs)
+            if 'transplant' in (checkpoint.get('meta') or ()):
+                hold_frozen(model, set(find_norms(model)))
+            return loaded
         report = own_fill(model)
         if strict and not report.complete:
             raise CheckpointError(report.summary())

@@ -148,12 +148,12 @@ def swap_norms(
     for name, (layer, kept) in built.items():
         _hand_over(norms[name], layer, kept, name in frozen)
         replaced[norms[name]] = layer
-        if hasattr(layer, 'is_placed'):
-            placed = getattr(norms[name], 'is_placed', False)
-            layer.is_placed = placed or include is not None
     for old, new in replaced.items():
         if isinstance(new, RowNorm):
-            new.take_place_of(old, replaced)
+            new.take_place_of(old, replaced, include is not None)
+    for old in replaced:
+        if isinstance(old, RowNorm):
+            old.give_up_place(replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
     _warn_of_deployment(model)
@@ -243,7 +243,7 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
         and name not in getattr(cls, 'own_settings', ())
     }
     if 'affine' not in _arguments(type(old)):
-        settings.pop('affine', None)  # BHN's pair is no argument
+        settings.pop('affine', None)  # it has no say in its own pair
     if settings.get('process_group') is not None and 'sync_group' in cfg:
         del settings['process_group']
     if 'process_group' in cfg:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,11 +40,16 @@ def start_content(
     """
     modules = taught_modules(student, parts)
     alone = len(modules) == 1
-    state = {
-        key if alone or not name else f'{name}.{key}': value.detach().cpu()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+    state, settings = OrderedDict(), OrderedDict()
+    for name, module in modules.items():
+        front = '' if alone or not name else f'{name}.'
+        own = module.state_dict()
+        state.update((front + k, v.detach().cpu()) for k, v in own.items())
+        settings.update(
+            ((front + k).rstrip('.'), v) for k, v in own._metadata.items()
+        )
+    # where layers keep what their tensors do not say
+    state._metadata = settings
     noted = dict(
         about,
         parts=list(parts),

@@ -16,7 +16,12 @@ from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.norms import has_ratios, is_plain_norm
 from sn_mm.anatomy.starts import frozen_in_training
 from sn_mm.checkpoints.bn import is_folded, without_bn
-from sn_mm.checkpoints.fill_bn import BNFile, bn_state, read_bn_file
+from sn_mm.checkpoints.fill_bn import (
+    BNFile,
+    bn_state,
+    hold_frozen,
+    read_bn_file,
+)
 from sn_mm.checkpoints.leaves import (
     leaves_of_file,
     leaves_of_model,
@@ -134,7 +139,8 @@ def begin(student: nn.Module, teacher: Teacher, parts: Sequence[str]) -> None:
     """Give a student its teacher's weights: where a transplant begins.
 
     Affine parameters and running statistics are BN's, ratios equal. A layer
-    that is frozen computes what BN did, if it has that statistic.
+    that is frozen computes what BN did, if it has that statistic, in
+    training mode too.
 
     Args:
         student: changed in place.
@@ -152,6 +158,7 @@ def begin(student: nn.Module, teacher: Teacher, parts: Sequence[str]) -> None:
     for name in teacher.norms:
         if has_ratios(layers[name]):
             _set_ratios(layers[name], layers[name] in frozen)
+    hold_frozen(student, set(teacher.norms))
 
 
 def _bn_in(

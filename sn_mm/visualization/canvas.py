@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,6 +25,8 @@ _INK = (30, 30, 30)
 @functools.cache
 def font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings."""
+    import matplotlib  # at use: it takes longer than all of sn_mm
+
     folder = f'{matplotlib.get_data_path()}/fonts/ttf'
     return ImageFont.truetype(f'{folder}/DejaVuSans.ttf', _FONT_SIZE)
 

@@ -59,7 +59,7 @@ def table(work: Path, name: str) -> str | None:
         *(f'seed {s}' for s in series.seeds),
         'mean',
         'deviation',
-        'minus frozen BN, paired',
+        'minus BN with frozen statistics, paired',
     ]
     return markdown_table(
         head,

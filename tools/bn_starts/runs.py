@@ -32,8 +32,11 @@ _SN = dict(type='SN', requires_grad=True)
 _GN = dict(type='GN', num_groups=8, requires_grad=True)
 STARTS = {
     'sn-transplanted': Start('SN, transplanted', _SN, ()),
+    # as the toolboxes' ResNets have it: affine parameters are trained
     'bn-frozen': Start(
-        'frozen BN', dict(type='BN', requires_grad=False), norm_eval=True
+        'BN, statistics frozen',
+        dict(type='BN', requires_grad=True),
+        norm_eval=True,
     ),
     'sn-equal': Start("SN, BN's affine, equal ratios", _SN),
     'gn-transplanted': Start('GN, transplanted', _GN, ()),
@@ -42,6 +45,11 @@ STARTS = {
     'bn': Start('BN', dict(type='BN', requires_grad=True)),
     'sn-faster': Start(
         'SN, transplanted, ratios 20 times faster', _SN, (), ratio_rate=20.0
+    ),
+    'bn-fixed': Start(
+        'BN, statistics and affine frozen',
+        dict(type='BN', requires_grad=False),
+        norm_eval=True,
     ),
 }
 

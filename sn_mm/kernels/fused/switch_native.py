@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,9 +25,7 @@ from ..native.tensors import (
     floats,
     scratch,
 )
-from .switch_settings import Switch
-
-Exchange = Callable[[Tensor], Tensor]
+from .switch_settings import Exchange, Switch
 
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _STATISTICS = ('in', 'ln', 'bn', 'gn')

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
+
+from torch import Tensor
+
+# what a process has of the batch, to what all have: both ways alike
+Exchange = Callable[[Tensor], Tensor]
 
 
 class Switch(NamedTuple):

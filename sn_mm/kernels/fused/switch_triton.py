@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..triton.library import first_use, on
-from .switch_settings import Switch
+from .switch_settings import Exchange, Switch
 
 _TILE = 512  # numbers at a time: 4 float64 for each of 128 threads
 _CHANNELS = 64
@@ -42,25 +41,12 @@ def forward(
     weight: Tensor | None,
     bias: Tensor | None,
     given: tuple[Tensor, Tensor] | None = None,
-    exchange: Callable[[Tensor], Tensor] | None = None,
+    exchange: Exchange | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """What x is to be multiplied with, and the pooled moments.
+    """What rows are normalized with.
 
-    Args:
-        switch: what is mixed.
-        moments: (2, N, C) of the rows, float64.
-        mean_weight, var_weight: (K,) or (G, K) logits, or ratios.
-        weight, bias: (C,) or None.
-        given: mean and variance (C,) in place of the batch's for 'bn'.
-        exchange: from 'bn' moments (2, 1, C) of this process to (3, 1, C) of
-            all processes: means, variances and how many positions they
-            count.
-
-    Returns:
-        (3, N, C) float32: near, scale and shift of
-        :func:`sn_mm.kernels.aten.affine`; and, by statistic, the moments it
-        pools, float64: (2, N, 1) for 'ln', (2, N, groups) for 'gn', (2 or 3,
-        1, C) for 'bn', None for 'in'.
+    Arguments and result, here of a GPU: see
+    :func:`sn_mm.kernels.fused.switch_native.forward`.
     """
     plan = _make_plan(switch, moments, mean_weight)
     pools = _empty_pools(plan, moments)
@@ -130,27 +116,14 @@ def backward(
     bias: Tensor | None,
     pools: list[Tensor | None],
     given: bool = False,
-    exchange: Callable[[Tensor], Tensor] | None = None,
+    exchange: Exchange | None = None,
     *,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """What dy and x are to be multiplied with, and the other gradients.
+    """Gradients of rows and parameters.
 
-    Args:
-        switch, moments, mean_weight, var_weight, weight, bias: as for
-            :func:`forward`.
-        sums: (2, N, C) float64, sum(dy) and sum(dy * (x - near)) of the rows.
-        pools: what :func:`forward` returned.
-        given: whether the 'bn' moments were given, and so are constants.
-        exchange: from the gradients (2, 1, C) of 'bn' moments, summed over
-            this process's rows, to the share of each row; None: they are
-            divided by N.
-        size: S, positions of a row.
-
-    Returns:
-        (3, N, C) float32: scale, slope and shift of
-        :func:`sn_mm.kernels.aten.combine`; and float32 gradients of
-        mean_weight, var_weight, weight and bias (None for None).
+    Arguments and result, here of a GPU: see
+    :func:`sn_mm.kernels.fused.switch_native.backward`.
     """
     plan = _make_plan(switch, moments, mean_weight)
     pooled = {

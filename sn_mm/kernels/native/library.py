@@ -131,8 +131,11 @@ class Library:
             _compile(command, attempts, built)
             kept = self._keep(built)
             if kept is not None:
-                with contextlib.suppress(*_ERRORS):
+                try:
                     return self._opened(kept)
+                except _ERRORS:  # no library; the next process would warn
+                    with contextlib.suppress(OSError):
+                        kept.unlink()
             return self._opened(built)
 
     def _keep(self, built: Path) -> Path | None:

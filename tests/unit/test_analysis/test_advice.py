@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import nn
 
 from sn_mm.analysis.advice import (
     Start,
     advise,
+    is_detector,
     pretraining_batch,
     starts_of,
 )
 from sn_mm.analysis.norm_table import NormRow
 from sn_mm.anatomy.ratios import LayerRatios
 from sn_mm.anatomy.trace import NormTrace
+from tests.builders import build, toolbox_config
 
 NAMES = ('in', 'ln', 'bn')
 
@@ -27,8 +30,8 @@ def row(name='backbone.sn1', component='backbone', batch=True, bn=None):
     return NormRow(name, component, 'SN2d', 8, 'yes', 'no', batch, ratios)
 
 
-def said(rows, seen=None, images=2, starts=(), trained=True):
-    return advise(rows, seen or {}, images, starts, trained)
+def said(rows, seen=None, images=2, starts=(), trained=True, detects=False):
+    return advise(rows, seen or {}, images, starts, trained, detects)
 
 
 def test_maps_of_a_single_position():
@@ -63,7 +66,17 @@ def test_large_ratios_of_bn_at_a_small_batch():
     assert said(rows, images=3) == [] and said(rows, trained=False) == []
     # equal shares of three are not large, nor is a detector's rise
     assert said([row('a', bn=1 / 3)]) == []
-    assert said([*rows, row('rpn', 'rpn_head', bn=0.1)]) == []
+    assert said(rows, detects=True) == []
+
+
+def test_a_detector_whose_head_has_no_norms():
+    cfg = toolbox_config('mmdet', 'retinanet/retinanet_r18_fpn_1x_coco.py')
+    cfg.model.backbone.init_cfg = None
+    detector = build('mmdet', cfg.model)
+    assert is_detector(detector)
+    assert is_detector(nn.ModuleDict(dict(rpn_head=nn.Identity())))
+    assert not is_detector(detector.backbone)
+    assert not is_detector(nn.ModuleDict(dict(decode_head=nn.Identity())))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
+from sn_mm import SN
 from sn_mm.analysis import advice, norm_table
 from sn_mm.analysis.config_advice import advise_on_config
 from sn_mm.anatomy.example import image_channels
@@ -45,6 +47,18 @@ def test_nothing_to_say(cfg):
 def test_batch_norms_left_in(cfg):
     cfg.model.neck.norm_cfg = BN_CFG
     assert 'BatchNorm2d in FPN' in said(cfg)
+
+
+def test_a_norm_cfg_that_reaches_nothing(cfg):
+    cfg.model = faster_rcnn_config(BN_CFG, norm_eval=True).model
+    cfg.model.neck.norm_cfg = cfg.model.roi_head.bbox_head.norm_cfg = None
+    assert said(cfg) == ''  # nothing of ours is asked for
+    cfg.norm_cfg = dict(type='SN', requires_grad=True)
+    text = said(cfg)
+    assert 'the model no such layer' in text and 'ConvertNorm' in text
+    cfg.model.backbone.norm_eval = False
+    text = said(cfg)
+    assert text.startswith('batch norms are left in') and '\n' not in text
 
 
 def test_batch_norms_beside_ours_by_design(cfg):
@@ -103,10 +117,62 @@ def test_a_file_of_batch_norms_to_start_from(cfg, tmp_path, whole):
         assert not lines()
 
 
+@pytest.mark.parametrize(
+    'custom_keys',
+    [
+        dict(backbone=dict(lr_mult=0.1)),
+        {'backbone.sn1': dict(lr_mult=0.1)},
+        {'backbone.layer1.0.sn1.mean_weight': dict(lr_mult=1.0)},
+    ],
+)
+def test_decayed_ratios(cfg, custom_keys):
+    cfg.optim_wrapper = dict(
+        type='OptimWrapper',
+        optimizer=dict(type='SGD', lr=0.1, weight_decay=1e-4),
+        paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys=custom_keys),
+    )
+    paramwise = cfg.optim_wrapper.paramwise_cfg
+    model = build('mmdet', copy.deepcopy(cfg.model)).train()
+
+    def rates():
+        wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        names = {p: n for n, p in model.named_parameters()}
+        return {
+            names[p]: (g['lr'], g['weight_decay'])
+            for g in wrapper.optimizer.param_groups
+            for p in g['params']
+            if names[p].endswith(('mean_weight', 'var_weight'))
+        }
+
+    def lines():
+        now, parameters = rates(), dict(model.named_parameters())
+        decay = {parameters[n]: wd for n, (_, wd) in now.items()}
+        rows = norm_table.norm_rows(model, decay)
+        return advise_on_config(model, cfg, rows, 2, [], trained=False)
+
+    before = rates()
+    assert any(decay for _, decay in before.values())
+    (text,) = lines()
+    assert 'weight decay reaches the ratios' in text
+    # what the warning says to write mends it, and leaves the rates alone
+    keys = eval(text.partition('custom_keys=')[2])
+    paramwise['custom_keys'] = {**custom_keys, **keys}
+    assert lines() == []
+    assert {n: (lr, 0) for n, (lr, _) in before.items()} == rates()
+    # norm_decay_mult alone, and no wish of that kind
+    paramwise['custom_keys'] = {}
+    assert lines() == []
+    paramwise.pop('norm_decay_mult')
+    assert lines() == []
+
+
 def test_the_rest(cfg):
     assert '1 image per GPU' in said(cfg, images=1)
     cfg.custom_imports = None
     assert 'custom_imports has no sn_mm' in said(cfg)
+    # a config of classes has imported it
+    cfg.model.backbone.norm_cfg = dict(type=SN)
+    assert said(cfg) == ''
 
 
 def test_yolox_takes_images_of_three_channels():

@@ -2,6 +2,8 @@
 """The released IBN-Nets: layouts, names, and outputs of a filled one."""
 
 import gzip
+import importlib
+import importlib.util
 import json
 import math
 import zlib
@@ -103,6 +105,26 @@ def test_backbones_are_those_of_the_layouts(name, registry):
     norms = [m for m in model.modules() if isinstance(m, IBN)]
     assert bool(norms) is name.endswith('a')
     assert all(norm.caveat() is None for norm in norms)
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec('mmpretrain'), reason='needs mmpretrain'
+)
+@pytest.mark.parametrize('name', ['resnet18_ibn_b', 'se_resnet50_ibn_a'])
+def test_backbones_of_mmpretrain(name):
+    registry = importlib.import_module('mmpretrain.registry').MODELS
+    got, want = backbone(name, registry), backbone(name)
+    states = got.state_dict(), want.state_dict()
+    shapes = [{k: v.shape for k, v in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
+    got.load_state_dict(states[1])
+    for model in (got, want):
+        model.eval()
+        norms = [m for m in model.modules() if isinstance(m, IBN)]
+        assert all(norm.caveat() is None for norm in norms)
+    x = torch.randn(2, 3, 64, 96)
+    for a, b in zip(got(x)[-1:], want(x)[-1:]):
+        assert torch.equal(a, b)
 
 
 def test_all_released_files_are_known():

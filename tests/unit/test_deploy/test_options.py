@@ -26,6 +26,8 @@ OPTIONS = {
     ),
     'no bn': dict(type='SN', statistics=('in', 'ln')),
     'hard': dict(type='SN', hard_ratios=True),
+    'hard, bn alone': dict(type='SN', hard='bn'),
+    'hard, in alone': dict(type='SN', hard='in'),
     'bn_eval': dict(type='SN', bn_eval=True),
     'no running statistics': dict(type='SN', track_running_stats=False),
     'no affine': dict(type='SN', affine=False),
@@ -63,6 +65,7 @@ def network(options: dict, seed: int) -> nn.Module:
     options = dict(options)
     kind = getattr(sn_mm, options.pop('type'))
     radius = options.pop('radius', 0.0)
+    chosen = options.pop('hard', None)
     torch.manual_seed(seed)
     layer = kind(8, **options)
     for parameter in layer.parameters():
@@ -72,6 +75,11 @@ def network(options: dict, seed: int) -> nn.Module:
             buffer.uniform_(0.5, 2)
     if isinstance(layer, sn_mm.SSN):
         layer.radius.fill_(radius)
+    if chosen is not None:
+        index = layer.statistics.index(chosen)
+        for weight in (layer.mean_weight, layer.var_weight):
+            weight.data[index] = 3
+        layer.harden_()
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1), layer, nn.ReLU()
     )
@@ -125,5 +133,11 @@ def test_by_dynamo(tmp_path):
     pytest.importorskip('onnxscript')
     if not HAS_DYNAMO:
         pytest.skip('this torch has no such exporter')
-    names = ('all of them', 'no running statistics', 'SSN of groups')
+    names = (
+        'all of them',
+        'no running statistics',
+        'SSN of groups',
+        'hard, bn alone',
+        'hard, in alone',
+    )
     assert_onnxruntime_agrees(names, 'dynamo', tmp_path / 'm.onnx')

@@ -1,6 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """What the doctor says of environments that are made up, or made here."""
 
+import sys
+
 import pytest
 
 from sn_mm.doctor import checks
@@ -192,3 +194,10 @@ def test_probes_after_a_crash_are_made(tmp_path, monkeypatch):
     assert found['fails'].error == 'ValueError: first'
     assert 'second' in found['fails'].message
     assert checks.missing_module(found['none_such']) == 'none_such'
+
+
+def test_an_interpreter_that_cannot_be_started(monkeypatch):
+    monkeypatch.setattr(sys, 'executable', '/no/such/python')
+    found = probe(['json', 'torch'])
+    assert set(found) == {'json', 'torch'}
+    assert '/no/such/python cannot be started' in found['json'].error

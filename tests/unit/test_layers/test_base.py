@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
+from torch.nn.functional import batch_norm
 
 from sn_mm import RowNorm
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.functional import normalize_rows, statistics
 from sn_mm.functional.statistics import batch_extra
+from tests.utils import assert_close, randomize, relative_error, run
+
+LAST = torch.channels_last
 
 
 class Batch(RowNorm):
@@ -156,3 +163,27 @@ def test_settings_that_would_compute_something_else():
 def test_a_subclass_without_mathematics():
     with pytest.raises(NotImplementedError):
         RowNorm(4)(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize('shape', [(7, 6), (7, 6, 1, 1), (3, 6, 5, 4)])
+@pytest.mark.parametrize('kind', ['BRN', 'PN', 'KN', 'BGN', 'GhostBN'])
+def test_constant_maps_of_tensors_that_are_not_contiguous(kind, shape):
+    """PyTorch's batch norm reads past their ends in its gradient."""
+    groups = dict(num_groups=1) if kind == 'BGN' else {}
+    layer = build_norm_layer(dict(type=kind, **groups), 6)[1].eval()
+    randomize(layer)
+    want, x = copy.deepcopy(layer).double(), torch.randn(shape)
+    for name in ('weight', 'bias', *layer.running_names):
+        own = layer._buffers if name in layer._buffers else layer._parameters
+        t = own[name].detach()
+        t = torch.stack([t, torch.full_like(t, torch.nan)], 1)[:, 0]
+        own[name] = torch.nn.Parameter(t) if own is layer._parameters else t
+    if len(shape) == 4:
+        x = x.contiguous(memory_format=LAST)
+    dy = torch.randn_like(x)
+    got = run(layer, x, dy)
+    assert_close(got, run(want, x.double(), dy.double()), 1e-4)
+    moments = (t.contiguous() for t in want.inference_moments())
+    weight, bias = want.weight.detach(), want.bias.detach()
+    y = batch_norm(x.double(), *moments, weight, bias, eps=want.eps)
+    assert relative_error(got['y'], y) < 1e-5

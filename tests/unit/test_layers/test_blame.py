@@ -43,5 +43,28 @@ def test_buffers_that_cannot_move(words):
     assert layer.eval()(X).isfinite().all()  # evaluation only reads
 
 
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    'names', [('running_mean', 'running_var'), ('running_var',)]
+)
+def test_running_statistics_that_were_taken_away(names, training):
+    layer = SN(8).train(training)
+    for name in names:
+        setattr(layer, name, None)
+    with pytest.raises(ValueError, match=f'{names[0]} of this SN2d is None'):
+        layer(X)
+    # what adaptation at test time does to batch norms
+    layer.track_running_stats = False
+    torch.testing.assert_close(layer(X), SN(8)(X))
+
+
+@pytest.mark.parametrize('name', ['mean_weight', 'var_weight'])
+def test_ratios_that_were_taken_away(name):
+    layer = SN(8)
+    setattr(layer, name, None)
+    with pytest.raises(ValueError, match=f'{name} has shape None'):
+        layer(X)
+
+
 def test_nothing_to_blame():
     blame_tensor(SN(8), X, RuntimeError('something else'))

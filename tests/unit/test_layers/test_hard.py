@@ -13,6 +13,7 @@ from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, convert_norm
 from sn_mm.layers.hard import RATIO_PARAMETERS, hard_logits
+from tests.norm_tester import OLD_EXPORT
 from tests.utils import randomize, relative_error, run
 
 NAMES = ('in', 'ln', 'bn', 'gn')
@@ -171,6 +172,17 @@ def test_running_statistics_alone_need_no_moments(monkeypatch):
     want = ordinary(hard)(x)
     monkeypatch.setattr('sn_mm.layers.switchable.normalize_rows', None)
     torch.testing.assert_close(hard(x), want)
+
+
+@pytest.mark.skipif(OLD_EXPORT, reason='torch.export needs torch 2.4')
+@pytest.mark.parametrize('groups', [1, 2])
+def test_running_statistics_alone_can_be_recorded(groups):
+    hard = hardened(layer('bn', 'bn', ratio_groups=groups)).eval()
+    x = torch.randn(2, 8, 4, 4)
+    recorded = torch.export.export(hard, (x,)).module()
+    compiled = torch.compile(hard, fullgraph=True, backend='eager')
+    for made in (recorded, compiled):
+        torch.testing.assert_close(made(x), hard(x))
 
 
 @pytest.mark.parametrize('target', ['SyncSN', 'SSN', 'SN'])

@@ -192,3 +192,43 @@ def test_an_average_across_a_choice_stays_on_the_simplex(use_buffers):
         for ratio in average.module[0].ratios().values():
             assert float(ratio.sum()) == pytest.approx(1, abs=1e-5)
             assert ratio.min() >= 0
+
+
+def test_evaluation_computes_ratios_once(monkeypatch):
+    """... until something moves them, by whatever way."""
+    calls = []
+    monkeypatch.setattr(
+        'sn_mm.layers.sparse.sparsestmax',
+        lambda *args: calls.append(args) or sparsestmax(*args),
+    )
+    module, x = layer().eval(), x_of(3, 6, 5, 4)
+    with torch.no_grad():
+        module(x), module(x)
+    assert len(calls) == 1
+    changes = (
+        lambda: module.mean_weight.data.copy_(torch.tensor([0.1, 0.5, 0.2])),
+        lambda: module.var_weight.data[1:].mul_(0.3),
+        lambda: module.radius.data.fill_(0.6),
+        lambda: module.mean_fixed.data.fill_(1),
+        module.double,
+    )
+    for count, change in enumerate(changes, 2):
+        change()
+        x = x.to(module.weight.dtype)
+        with torch.no_grad():
+            got = module(x)
+        assert len(calls) == count
+        want = layer().to(x.dtype).eval()
+        want.load_state_dict(module.state_dict())
+        assert torch.equal(got, want(x))
+        calls = calls[:count]
+
+
+def test_evaluation_after_inference_mode():
+    module, x = layer().eval(), x_of(3, 6, 5, 4).requires_grad_()
+    module.requires_grad_(False)
+    with torch.inference_mode():
+        want = module(x)
+    y = module(x)
+    y.sum().backward()
+    assert torch.equal(y, want) and x.grad.isfinite().all()

@@ -24,7 +24,12 @@ from sn_mm.layers.hyper import LSTM
 from sn_mm.recalibrate import update_batch_average
 from tests.builders import TINY, build, outputs_and_grads
 from tests.distributed import run_processes
-from tests.utils import assert_close, randomize, relative_error
+from tests.utils import (
+    assert_close,
+    cpu_autocast_dtypes,
+    randomize,
+    relative_error,
+)
 
 SCOPES = ('mmdet', 'mmseg')
 needs_mmpretrain = pytest.mark.skipif(
@@ -240,6 +245,29 @@ def test_batch_average_and_conversion():
     assert_close(results(model), want, 1e-8)
 
 
+@pytest.mark.parametrize('kind', ['BN', 'SyncBHN'])
+@pytest.mark.parametrize('blocks', [[0], [1], [0, 1], [0, 2], [0, 1, 2]])
+def test_conversion_of_some_layers_of_a_stage(blocks, kind):
+    """The LSTM is the next layer's then, in the model, and learned."""
+    model = bhn_resnet(depth=50)
+    lstm = model.layer1[0].bn2.lstm()
+    names = [f'layer1.{i}.bn2' for i in blocks]
+    sn_mm.convert_norm(model, kind, include=names)
+    left = [b.bn2 for b in model.layer1 if isinstance(b.bn2, BHN)]
+    assert len(left) == 3 - (kind == 'BN') * len(blocks)
+    owners = {id(p): n for n, p in model.named_parameters()}
+    for name, p in zip(LSTM, lstm):
+        assert (id(p) in owners) is bool(left), name
+    for norm in left:
+        assert norm.lead() is left[0]
+        assert all(a is b for a, b in zip(norm.lead().lstm(), lstm))
+    got = results(copy.deepcopy(model))
+    assert_close(got, results(copy.deepcopy(model), is_plain=True), 1e-8)
+    sn_mm.convert_norm(model, 'SyncBHN', include=BHN)  # those that are left
+    left = [b.bn2 for b in model.layer1 if isinstance(b.bn2, BHN)]
+    assert all(norm.lead() is left[0] for norm in left)
+
+
 def test_a_block_on_its_own():
     model = bhn_resnet()
     x = torch.randn(2, 8, 16, 16).double()
@@ -261,7 +289,7 @@ def test_errors_name_the_fix(options, match):
         bhn_resnet(**options)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', cpu_autocast_dtypes())
 def test_autocast(dtype):
     model = bhn_resnet().float()
     with torch.autocast('cpu', dtype):

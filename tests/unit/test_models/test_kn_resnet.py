@@ -24,7 +24,12 @@ from sn_mm.recalibrate import update_batch_average
 from sn_mm.surgery.fold import fold_with_report
 from tests.builders import TINY, build, outputs_and_grads
 from tests.distributed import run_processes
-from tests.utils import assert_close, randomize, relative_error
+from tests.utils import (
+    assert_close,
+    cpu_autocast_dtypes,
+    randomize,
+    relative_error,
+)
 
 SCOPES = ('mmdet', 'mmseg')
 P = 0.3
@@ -280,7 +285,7 @@ def test_other_convolutions_predict_by_samples():
     assert_close(results(model), want, 1e-8)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', cpu_autocast_dtypes())
 def test_autocast(dtype):
     model = kn_resnet().float()
     with torch.autocast('cpu', dtype):

@@ -11,9 +11,11 @@ from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from sn_mm import share_lstm
+from sn_mm import convert_norm, share_lstm
 from sn_mm.analysis.norm_table import norm_rows
+from sn_mm.functional.reference import hyper_norm_reference
 from sn_mm.layers import BHN
+from sn_mm.layers.hyper import LSTM
 from sn_mm.surgery.share_lstm import part_of
 from tests.builders import (
     build,
@@ -21,6 +23,7 @@ from tests.builders import (
     retinanet_config,
     segmentor_config,
 )
+from tests.utils import relative_error
 
 BHN_CFG = dict(type='BHN', requires_grad=True)
 BN_CFG = dict(type='BN', requires_grad=True)
@@ -86,6 +89,31 @@ def test_by_config():
         'neck.fpn_convs.0.bn',
     }
     assert type(model).__name__ == 'FasterRCNN'
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_a_chain_goes_on_without_a_converted_layer(place):
+    head = nn.Module()
+    head.convs = nn.Sequential(
+        *(ConvModule(8, 8, 1, norm_cfg=BHN_CFG) for _ in range(3))
+    )
+    share_lstm(head)
+    lstm = head.convs[0].bn.lstm()
+    convert_norm(head, 'BN', include=f'convs.{place}.bn')
+    left = [conv.bn for i, conv in enumerate(head.convs) if i != place]
+    assert [norm.lead() for norm in left] == [left[0]] * 2
+    assert {id(p) for p in lstm} <= {id(p) for p in head.parameters()}
+    x = torch.randn(2, 8, 5, 4)
+    want, state = x, None
+    for conv in copy.deepcopy(head.convs):
+        want = conv.conv(want)
+        if isinstance(conv.bn, BHN):
+            weights = dict(zip(LSTM, lstm))
+            want, *state = hyper_norm_reference(want, weights, state=state)
+        else:
+            want = conv.bn(want)
+        want = want.relu()
+    assert relative_error(head.convs(x), want) < 1e-5
 
 
 def test_widths_apart():

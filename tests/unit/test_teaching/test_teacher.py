@@ -88,8 +88,9 @@ def test_a_frozen_layer_begins_as_the_bn_that_it_was(network, tmp_path):
     student = resnet(norm_cfg=dict(type='SN'), frozen_stages=1)
     begin(student, make_teacher(student, source, BACKBONE), BACKBONE)
     frozen, trains = student.layer1[0].norm1, student.layer2[0].norm1
-    assert frozen.ratios()['mean'].tolist() == [0, 0, 1]
+    assert frozen.ratios()['mean'].tolist() == [0, 0, 1] and frozen.bn_eval
     assert trains.ratios()['mean'].tolist() == pytest.approx([1 / 3] * 3)
+    assert not trains.bn_eval
 
 
 def test_files_as_training_runs_leave_them(network, tmp_path):

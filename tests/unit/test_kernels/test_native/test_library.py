@@ -182,6 +182,7 @@ def test_a_compiler_that_fails(text, said, source, monkeypatch, tmp_path):
         assert library.get() is None
     assert len(caught) == 1 and said in str(caught[0].message)
     assert said in library.why_not()
+    assert not kept()  # nothing that the next process would stumble over
 
 
 @pytest.mark.parametrize('name', ['/no/such/compiler', "cc 'unclosed", ' '])
