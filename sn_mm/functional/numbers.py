@@ -144,7 +144,7 @@ class AnyRule:
         inputs += [p for p, need in zip(given, needs) if need]
         centre, scale = (t.detach() for t in results[:2])
         near, (s0, s1) = self._near(moments), sums
-        d_centre = (scale * s0).neg_()
+        d_centre = -(scale * s0)
         d_scale = torch.addcmul(s1, centre - near, s0, value=-1)
         found = _vector_jacobian(
             results, (d_centre, d_scale, s0, *d_extras), inputs

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sn_mm.functional.sparsestmax import sparsestmax, without_entry
 from sn_mm.functional.traced import is_traced
+from sn_mm.kernels.layout import accumulation_dtype, cast
 
 from .hard import one_hot
 from .registration import register_norm
@@ -89,14 +90,17 @@ class SparseRatios:
         conversions may move the weight of a choice, but not past another.
         """
         # In one, since these are some sixty small operations; and a copy,
-        # because _fix writes to the parameters later on.
-        weights = torch.stack([self.mean_weight, self.var_weight])
+        # because _fix writes to the parameters later on. Not in half
+        # precision, which PyTorch before 2.2 does not sum up on CPUs.
+        given = torch.stack([self.mean_weight, self.var_weight])
+        weights = cast(given, accumulation_dtype(given.dtype))
         chosen = torch.stack([self._chosen(moment) for moment in _MOMENTS])
-        return torch.where(
+        ratios = torch.where(
             chosen,
             one_hot(weights.detach()),
             sparsestmax(weights, self.radius),
-        ).unbind(0)
+        )
+        return cast(ratios, given.dtype).unbind(0)
 
     def _ratios_seen_before(self) -> tuple[Tensor, Tensor]:
         """:meth:`_both_ratios`, those of the last call if nothing moved.

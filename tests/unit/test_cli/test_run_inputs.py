@@ -53,8 +53,12 @@ def test_a_start_that_is_replaced_is_loaded_all_the_same(more):
         BaseModule(init_cfg).init_weights()
 
 
-def test_checkpoints(tmp_path):
-    for passes in (None, 'https://host/a.pth', f'sn://{__file__}', __file__):
+def test_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / 'a.pth'
+    there.touch()
+    for passes in (None, 'https://host/a.pth', str(there), f'sn://{there}'):
         cli.check_checkpoint(passes)
-    with pytest.raises(cli.LaunchError, match='none.pth not found'):
-        cli.check_checkpoint(str(tmp_path / 'none.pth'))
+    for name in (str(tmp_path / 'none.pth'), 'sn://none.pth'):
+        with pytest.raises(cli.LaunchError, match='none.pth not found'):
+            cli.check_checkpoint(name)
