@@ -6,6 +6,8 @@
 #
 #     custom_imports = dict(imports=['sn_mm'])
 #     custom_imports = dict(imports=[*_base_.custom_imports.imports, 'sn_mm'])
+#
+# the latter without the star where the base's imports is one name, no list.
 sn_norm_cfg = dict(type='SN', requires_grad=True)
 # On several GPUs each process has running statistics of its own. With
 # `custom_hooks = _base_.sn_hooks` they are averaged before validation and

@@ -406,7 +406,6 @@ def _imports(cfg: Mapping[str, Any]) -> Iterator[str]:
     if not any(str(i).partition('.')[0] == 'sn_mm' for i in imports):
         yield (
             "custom_imports has no sn_mm: the toolboxes' own tools do not "
-            "know SN then; write custom_imports = dict(imports=['sn_mm']), "
-            'or, where the base has some, dict(imports=[*_base_.'
-            "custom_imports.imports, 'sn_mm'])"
+            'know SN then; write custom_imports = dict(imports='
+            f'{[*imports, "sn_mm"]})'
         )

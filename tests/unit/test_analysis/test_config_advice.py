@@ -193,6 +193,9 @@ def test_the_rest(cfg):
     assert '1 image per GPU' in said(cfg, images=1)
     cfg.custom_imports = None
     assert 'custom_imports has no sn_mm' in said(cfg)
+    for own in ('mmdet.models', ['mmdet.models']):
+        cfg.custom_imports = dict(imports=own)
+        assert "dict(imports=['mmdet.models', 'sn_mm'])" in said(cfg)
     # a config of classes has imported it
     cfg.model.backbone.norm_cfg = dict(type=SN)
     assert said(cfg) == ''

@@ -81,6 +81,25 @@ def test_a_converted_segmentor_and_both_files_back(released, tmp_path):
         )
 
 
+@pytest.mark.parametrize('with_metadata', [True, False])
+def test_a_biased_model_is_no_public_one_without_a_word(
+    released, tmp_path, with_metadata
+):
+    _, path = released('imagenet_resnetv1sn50')
+    there = tmp_path / 'there.pth'
+    convert(path, there, '--to', 'mmpretrain')
+    content = torch.load(there, weights_only=True)
+    state = content['state_dict']
+    names = [k[:-12] for k in state if k.endswith('.mean_weight')]
+    if with_metadata:
+        state._metadata = {n: dict(unbiased=False) for n in names}
+    else:
+        content['meta']['cfg'] = "norm_cfg = dict(type='SN')"
+    torch.save(content, there)
+    with pytest.warns(UserWarning, match='Train with unbiased=True'):
+        convert(there, tmp_path / 'back.pth', '--to', 'public')
+
+
 @pytest.mark.parametrize(
     'config, layout',
     [
