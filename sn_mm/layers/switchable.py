@@ -187,7 +187,9 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def inference_moments(self) -> tuple[Tensor, Tensor] | None:
         """Running statistics, where 'bn' alone is in use for both moments."""
-        if not (self.track_running_stats and self._chosen() == {'bn'}):
+        if not (
+            self.track_running_stats and self._statistics_chosen() == {'bn'}
+        ):
             return None
         return self.running_mean, self.running_var
 
@@ -246,7 +248,7 @@ class SwitchNorm(HardRatios, RowNorm):
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean_weight, self.var_weight
 
-    def _chosen(self) -> set[str]:
+    def _statistics_chosen(self) -> set[str]:
         """The statistics in use of a layer whose ratios are one-hot.
 
         Of a hard layer without a look at its ratios, which costs a wait for

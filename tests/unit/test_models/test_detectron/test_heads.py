@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmcv.ops import batched_nms
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 
 from sn_mm.models.detectron import DetectronBBoxCoder, heads
 from tests.paths import CONFIGS
@@ -17,16 +18,17 @@ KEEP_ALL = ConfigDict(
 
 
 def box_head():
-    return heads.DetectronBBoxHead(
-        with_avg_pool=False,
-        roi_feat_size=1,
-        in_channels=4,
-        num_classes=1,
-        reg_class_agnostic=True,
-        bbox_coder=dict(
-            type='DetectronBBoxCoder', target_stds=(0.1, 0.1, 0.2, 0.2)
-        ),
-    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return heads.DetectronBBoxHead(
+            with_avg_pool=False,
+            roi_feat_size=1,
+            in_channels=4,
+            num_classes=1,
+            reg_class_agnostic=True,
+            bbox_coder=dict(
+                type='DetectronBBoxCoder', target_stds=(0.1, 0.1, 0.2, 0.2)
+            ),
+        )
 
 
 @pytest.mark.parametrize('rescale', [True, False])
