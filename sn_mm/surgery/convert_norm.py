@@ -25,6 +25,7 @@ from sn_mm.anatomy.norms import (
     is_plain_norm,
     num_channels,
 )
+from sn_mm.functional import STATISTICS
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
@@ -37,7 +38,6 @@ from .replace import HOOKS, replace_modules
 _SETTINGS = (
     'eps',
     'affine',
-    'statistics',
     'unbiased',
     'bn_eval',
     'num_groups',
@@ -67,10 +67,10 @@ def convert_norm(
     """Turn norm layers into another kind, in place.
 
     Takes batch norms (synchronized ones too), instance norms, group norms,
-    layer norms over channels, and SN layers of all kinds; gives any kind of
-    norm that a config can name. Convert before wrapping the model in
-    DistributedDataParallel and before building the optimizer: it cannot know
-    new ratios.
+    layer norms over channels, SN layers of all kinds and the family's; gives
+    any kind of norm that a config can name. Convert before wrapping the model
+    in DistributedDataParallel and before building the optimizer: it cannot
+    know new ratios.
 
     The new layers have the names of the old ones in their parents, and the
     very parameters and running statistics: affine ones, and between SN
@@ -230,11 +230,11 @@ def _target(
 def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
     """Arguments of a new ``cls`` that come from ``old``."""
     taken = _arguments(cls)
-    names = _SETTINGS
-    if isinstance(old, RowNorm):
-        names += tuple(n for n in old.options if n not in names)
+    names = {*_SETTINGS, *_common_options(type(old), cls)}
+    if set(STATISTICS).issuperset(getattr(old, 'statistics', None) or '?'):
+        names.add('statistics')
     if has_batch_statistics(old):
-        names += _RUNNING_SETTINGS
+        names.update(_RUNNING_SETTINGS)
     settings = {
         name: getattr(old, name)
         for name in names
@@ -252,6 +252,16 @@ def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
         if taken['num_groups'].default is inspect.Parameter.empty:
             raise ValueError(f'{cls.__name__} needs num_groups in its cfg')
     return settings
+
+
+def _common_options(old: type, new: type) -> set[str]:
+    """Options of a base of both: others share no more than a name."""
+    return {
+        name
+        for base in old.__mro__
+        if issubclass(base, RowNorm) and issubclass(new, base)
+        for name in base.options
+    }
 
 
 def _arguments(cls: type) -> dict[str, inspect.Parameter]:

@@ -18,9 +18,10 @@ from sn_mm.layers import RowNorm
 
 
 def statistic_of(norm: nn.Module) -> str | None:
-    """SN's name of what a plain norm of torch's kinds normalizes with."""
+    """SN's name of what a norm normalizes with, where it is one alone."""
     if isinstance(norm, RowNorm):
-        return None
+        is_bn = not norm.ratios() and norm.inference_moments() is not None
+        return 'bn' if is_bn else None
     if isinstance(norm, nn.GroupNorm):
         return 'ln' if norm.num_groups == 1 else 'gn'
     if isinstance(norm, _InstanceNorm):
@@ -36,9 +37,12 @@ def takes_over(old: nn.Module, new: nn.Module) -> bool:
     Only what has ratios is asked: another kind of norm that a user wants
     frozen is his own affair.
     """
-    if not isinstance(new, RowNorm) or isinstance(old, RowNorm):
+    if not isinstance(new, RowNorm):
         return True
-    if not hasattr(new, 'set_ratios_'):
+    mixes = hasattr(new, 'set_ratios_')
+    if isinstance(old, RowNorm) and (old.ratios() or not mixes):
+        return True
+    if not mixes:
         return (
             statistic_of(old) == 'bn' and new.inference_moments() is not None
         )

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_norm_layer
 from mmdet.models.layers import FrozenBatchNorm2d
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
@@ -60,6 +60,11 @@ SOURCES = {
     'tracked IN': nn.InstanceNorm2d(8, track_running_stats=True),
     'LN2d': LayerNorm2d(8),
 }
+# of the family, which have no statistics or other ones
+OTHERS = (
+    *('AN', 'BGN', 'BHN', 'BRN', 'DN', 'FRN', 'GhostBN'),
+    *('IBN', 'IEBN', 'ILM', 'KN', 'PN'),
+)
 KEPT = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
@@ -385,6 +390,33 @@ def test_other_frozen_norms_keep_what_they_compute(old, statistics, converted):
     assert isinstance(model[0], SN2d) is converted
     if converted:
         assert_close({'y': model(x)}, {'y': want}, 1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('target', ['SN', 'SSN', 'EN'])
+@pytest.mark.parametrize('old', OTHERS)
+def test_norms_of_the_family_become_those_that_mix(old, target):
+    new = convert(build_norm_layer(dict(type=old), 32)[1], target)
+    assert new.statistics == ('in', 'ln', 'bn')
+    assert getattr(new, 'reduction', 16) == 16  # another thing in BHN
+    new(torch.randn(2, 32, 4, 4)).sum().backward()
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('old', OTHERS)
+def test_a_frozen_norm_of_the_family_goes_on_or_stays(old, training):
+    layer = randomize(build_norm_layer(dict(type=old), 32)[1])
+    layer.requires_grad_(False)
+    want, x = None, torch.randn(2, 32, 4, 4)
+    is_bn = not layer.ratios() and layer.inference_moments() is not None
+    if is_bn:
+        want = layer.eval()(x)
+    new = convert(layer, 'SN').train(training)
+    if not layer.ratios():
+        assert isinstance(new, SN2d) is is_bn
+    if is_bn:
+        assert_close({'y': new(x)}, {'y': want}, 1e-5)
 
 
 def test_freezing():

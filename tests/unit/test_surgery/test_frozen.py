@@ -23,6 +23,8 @@ from tests.utils import randomize
         (nn.GroupNorm(1, 4), 'ln'),
         (nn.GroupNorm(2, 4), 'gn'),
         (SN(4), None),
+        (BRN(4), 'bn'),
+        (FRN(4), None),
     ],
 )
 def test_names_of_statistics(norm, statistic):
@@ -50,6 +52,9 @@ def test_names_of_statistics(norm, statistic):
         (nn.BatchNorm2d(4), FRN(4), False),
         (nn.InstanceNorm2d(4), PN(4), False),
         (SN(4), SN(4), True),
+        (BRN(4), SN(4), True),
+        (FRN(4), SN(4), False),
+        (FRN(4), BRN(4), True),
         (SN(4), nn.BatchNorm2d(4), True),
     ],
 )
