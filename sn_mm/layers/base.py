@@ -294,7 +294,7 @@ class RowNorm(_InstanceNorm):
 
     def constant_map(self, x: Tensor) -> Tensor:
         """The output of ``inference_moments``: x is not read for moments."""
-        return self._batch_norm(x, *self.inference_moments())
+        return self._batch_norm(x, *self.constant_moments())
 
     def if_constant_map(self, x: Tensor) -> Tensor | None:
         """:meth:`constant_map` where it may stand for the rule, else None.
@@ -306,19 +306,25 @@ class RowNorm(_InstanceNorm):
         is_half = x.dtype is not accumulation_dtype(x.dtype)
         if is_half or x.layout is not torch.strided or is_traced(x):
             return None
-        moments = self.inference_moments()
+        *moments, eps = self.constant_moments()
         for t in (*moments, self.weight, self.bias):
             if t is not None and (t.dtype is not x.dtype or t.dim() != 1):
                 return None
-        return self._batch_norm(x, *moments)
+        return self._batch_norm(x, *moments, eps)
 
-    def _batch_norm(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    def constant_moments(self) -> tuple[Tensor, Tensor, float]:
+        """``inference_moments`` and the eps that is added to the variance."""
+        return *self.inference_moments(), self.eps
+
+    def _batch_norm(
+        self, x: Tensor, mean: Tensor, var: Tensor, eps: float
+    ) -> Tensor:
         # PyTorch's backward of a single position reads them as contiguous.
         own = [
             None if t is None else t.contiguous()
             for t in (mean, var, self.weight, self.bias)
         ]
-        y = nn.functional.batch_norm(x, *own, eps=self.eps)
+        y = nn.functional.batch_norm(x, *own, eps=eps)
         return y.relu_() if self.rectifies else y
 
     # -- statistics of the batch ------------------------------------------

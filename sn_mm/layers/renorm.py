@@ -23,6 +23,7 @@ from .sync import Synchronized
 PUBLISHED_SCHEDULE = dict(
     start=5000, r_max=3.0, r_end=40000, d_max=5.0, d_end=25000
 )
+_NO_EPS = 1e-30  # PyTorch takes no 0
 
 
 @register_norm('BRN', 'BRN2d')
@@ -186,6 +187,11 @@ class BRN(RowNorm):
         """The running ones; the variance may lack as much as eps brings."""
         std = self.running_std.detach().clamp(min=self.eps)
         return self.running_mean.detach(), std.square() - self.eps
+
+    def constant_moments(self) -> tuple[Tensor, Tensor, float]:
+        """With all of the variance: less eps, plus eps would round."""
+        std = self.running_std.detach().clamp(min=self.eps)
+        return self.running_mean.detach(), std.square(), _NO_EPS
 
     def as_batch_norm(self) -> dict[str, Tensor]:
         """What BN in its place would hold."""

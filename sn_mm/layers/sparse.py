@@ -114,9 +114,10 @@ class SparseRatios:
         own = *weights, self.mean_fixed, self.var_fixed, self.radius
         numbers = [(t.dtype, t.tolist()) for t in own]
         numbers.append(torch.is_inference_mode_enabled())
-        if self._seen is None or self._seen[0] != numbers:
-            self._seen = numbers, self._both_ratios()
-        return self._seen[1]
+        seen = self._seen  # read once: other threads may replace it
+        if seen is None or seen[0] != numbers:
+            self._seen = seen = numbers, self._both_ratios()
+        return seen[1]
 
     def _chosen(self, moment: str) -> Tensor:
         """Flag that broadcasts over the ratios (K,) or (G, K).

@@ -144,6 +144,21 @@ def test_bad_arguments(options, text):
         BRN(4, **options)
 
 
+@pytest.mark.parametrize('std', [0, 1e-5, 1e-4, 1e-3, 1])
+def test_evaluation_rounds_no_small_deviation_away(std):
+    layer = randomize(BRN(6)).eval()
+    layer.running_std.fill_(std)
+    x = torch.randn(2, 6, 4, 4)
+    y = layer(x)
+    own = {**layer._parameters, **layer._buffers}
+    weight, bias, mean = (
+        own[name].double().view(-1, 1, 1)
+        for name in ('weight', 'bias', 'running_mean')
+    )
+    want = weight * (x.double() - mean) / max(std, layer.eps) + bias
+    assert relative_error(y, want) < 1e-6
+
+
 def test_bn_eval_takes_the_running_statistics():
     layer = randomize(BRN(4, bn_eval=True)).double()
     x, before = torch.randn(3, 4, 5, 5).double(), copy.deepcopy(layer)
