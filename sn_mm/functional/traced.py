@@ -52,16 +52,19 @@ def normalize_rows_traced(
     ones = (1,) * (x.dim() - 2)
     compiled, exported = is_recorded(), leaves_torch()
     wide = accumulation_dtype(x.dtype)
-    m = x.flatten(2).mean(-1, dtype=wide) if ones else x.to(wide)
+    size = spatial_size(x)
+    # of no positions the sum, 0, whose gradient is no NaN
+    average = torch.sum if type(size) is int and size == 0 else torch.mean
+    m = average(x.flatten(2), -1, dtype=wide) if ones else x.to(wide)
     # Written for what torch.compile makes of its gradient: that through what
     # v is centred on is 0, but costs a sweep. Second derivatives need it.
     near = m.detach() if compiled else m
     centred = x - near.view(*near.shape, *ones)
     v = centred.square()
     if ones:
-        v = v.flatten(2).mean(-1)
+        v = average(v.flatten(2), -1)
     rows = (m, v) if exported else (widen(m), widen(v))
-    results = rule(*rows, spatial_size(x), *params)
+    results = rule(*rows, size, *params)
     if not compiled:
         results = checked_results(rule, results, rows[0])
     centre, scale, bias, *extras = results

@@ -79,3 +79,11 @@ def test_who_follows_operations():
     torch.func.grad(look)(torch.randn(3))
     torch.jit.trace(look, torch.randn(3), check_trace=False)
     assert seen == [(True, False, False), (True, True, True)]
+
+
+def test_second_derivatives_of_no_positions():
+    x = torch.zeros(2, 3, 0, dtype=torch.double, requires_grad=True)
+    gain = torch.ones(3, dtype=torch.double, requires_grad=True)
+    y = normalize_rows(x, rule, gain)[0]
+    first = torch.autograd.grad(y.sum(), gain, create_graph=True)[0]
+    assert first.tolist() == [0, 0, 0]
