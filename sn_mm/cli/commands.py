@@ -1,5 +1,5 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""How every command line ends: status 0, or one line of text and status 1."""
+"""How every command line ends: status 0, or one line of text and another."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from sn_mm.utils.errors import CheckpointError
 
 from .launch_error import LaunchError
 
+# 128 and the number of SIGINT
+_INTERRUPTED = 130
+
 
 def command(*errors: type[Exception]) -> Callable:
     """Make a tool's ``main`` end with one line where the user can mend it.
 
     A LaunchError or CheckpointError goes to standard error as ``error: ...``
-    without a traceback, and the exit status is 1. All other exceptions are
+    without a traceback, and the exit status is 1. An interruption (Ctrl-C) is
+    one line too, and status 130, as shells have it. All other exceptions are
     faults of the program, and keep their traceback.
 
     Args:
@@ -37,6 +41,9 @@ def command(*errors: type[Exception]) -> Callable:
             except expected as error:
                 print(f'error: {error}', file=sys.stderr)
                 return 1
+            except KeyboardInterrupt:
+                print('interrupted', file=sys.stderr)
+                return _INTERRUPTED
             return 0
 
         return wrapped

@@ -30,6 +30,11 @@ def test_expected_errors_are_one_line_and_status_1(kind, capsys):
     assert capsys.readouterr().err == 'error: take another\n'
 
 
+def test_an_interruption_is_one_line_and_the_shells_status(capsys):
+    assert raising(KeyboardInterrupt())() == 130
+    assert capsys.readouterr().err == 'interrupted\n'
+
+
 def test_faults_of_the_program_keep_their_traceback():
     with pytest.raises(KeyError):
         raising(KeyError('x'), OSError)()
