@@ -138,6 +138,7 @@ def _report(work: Path, series: list[str], images: Path) -> None:
         print(f'### {SERIES[name].title}\n\n{table}\n')
         stem = images / f'from_bn_{name}'
         results.draw_curves(work, name, stem)
+        results.draw_ratios(work, name, images / f'from_bn_{name}_ratios')
         for start in SERIES[name].starts:
             _print_ratios(work, Run(name, start, 0))
 

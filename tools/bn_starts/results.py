@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+from mmengine.config import Config
 
 from sn_mm.utils import markdown_table
 
@@ -111,13 +113,12 @@ def summary(values: list[list[float]]) -> list[float]:
 def draw_curves(work: Path, name: str, stem: Path) -> bool:
     """Score against epochs (steps), each start the mean of its seeds."""
     import matplotlib.pyplot as plt
-
-    from sn_mm.analysis.plots import style
+    from matplotlib.ticker import MaxNLocator
 
     series = SERIES[name]
-    figure, axis = plt.subplots(figsize=(8, 4.6), layout='constrained')
+    figure, axis = plt.subplots(figsize=(9, 4.2), layout='constrained')
     colours = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9',
-               '#D55E00', '#000000', '#999999']  # fmt: skip
+               '#D55E00', '#000000', '#999999', '#F0E442']  # fmt: skip
     drawn = False
     for start, colour in zip(series.starts, colours):
         curves = [
@@ -144,8 +145,73 @@ def draw_curves(work: Path, name: str, stem: Path) -> bool:
         axis.set_ylabel('box AP' if task else 'mIoU')
         axis.grid(True, alpha=0.25)
         axis.spines[['top', 'right']].set_visible(False)
-        style.add_legend(figure, axis.get_legend_handles_labels()[0])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(
+            loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False
+        )
         stem.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(stem.with_suffix('.png'), dpi=110)
     plt.close(figure)
     return drawn
+
+
+def ratios_of(work: Path, run: Run) -> tuple[list, list] | None:
+    """Ratios of a finished run's layers at its start and at its end."""
+    files = sorted((work / run.name).glob('*.pth'))
+    if not (is_done(work, run) and files):
+        return None
+    after = ratios(files[-1])
+    if after is None:
+        return None
+    cfg = Config.fromfile(work / run.name / 'config.py')
+    return ratios(Path(cfg.model.backbone.init_cfg.checkpoint)), after
+
+
+def draw_ratios(work: Path, name: str, stem: Path) -> bool:
+    """Each layer's ratios after training over those before, seed 0."""
+    import matplotlib.pyplot as plt
+
+    found = {
+        start: pair
+        for start in SERIES[name].starts
+        if (pair := ratios_of(work, Run(name, start, 0))) is not None
+    }
+    if not found:
+        return False
+    figure, axes = plt.subplots(
+        *(2, len(found)),
+        figsize=(2.6 * len(found) + 0.6, 5.6),
+        layout='constrained',
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for column, (start, (before, after)) in enumerate(found.items()):
+        axes[0, column].set_title(textwrap.fill(STARTS[start].title, 24))
+        for axis, first in zip(axes[:, column], (0, 3)):
+            _draw_moves(axis, before, after, first)
+    for axis, moment in zip(axes[:, 0], ('means', 'variances')):
+        axis.set_ylabel(f'ratios of {moment}, after')
+    for axis in axes[-1]:
+        axis.set_xlabel('before training')
+    axes[0, 0].legend(frameon=False)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(stem.with_suffix('.png'), dpi=110)
+    plt.close(figure)
+    return True
+
+
+def _draw_moves(axis, before: list, after: list, first: int) -> None:
+    """Points of one moment, a colour for each statistic."""
+    axis.axline((0, 0), slope=1, color='#BBBBBB', linewidth=1)
+    for k, colour in enumerate(('#0072B2', '#E69F00', '#009E73')):
+        axis.scatter(
+            [row[first + k] for row in before],
+            [row[first + k] for row in after],
+            s=12,
+            alpha=0.7,
+            color=colour,
+            label=('in', 'ln', 'bn')[k],
+        )
+    axis.set_aspect('equal')
+    axis.spines[['top', 'right']].set_visible(False)

@@ -128,3 +128,29 @@ def test_ratios_of_a_checkpoint(tmp_path):
     assert means == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0, 0, 1], abs=1e-6)
     torch.save(dict(state_dict={}), tmp_path / 'bn.pth')
     assert results.ratios(tmp_path / 'bn.pth') is None
+
+
+def test_ratios_before_and_after(tmp_path):
+    def saved(path, logits):
+        state = {
+            f'{name}.{moment}_weight': torch.tensor(logits)
+            for name in 'ab'
+            for moment in ('mean', 'var')
+        }
+        torch.save(dict(state_dict=state), path)
+
+    assert not results.draw_ratios(tmp_path, 'a', tmp_path / 'none')
+    run, start = Run('a', 'sn-equal', 0), tmp_path / 'start.pth'
+    finished(tmp_path, run, [40])
+    folder = tmp_path / run.name
+    text = config_text(run, start, tmp_path, 'train.json')
+    (folder / 'config.py').write_text(text)
+    saved(start, [1.0, 1.0, 1.0])
+    saved(folder / 'epoch_4.pth', [0.0, 0.0, 20.0])
+    before, after = results.ratios_of(tmp_path, run)
+    torch.testing.assert_close(before, [[1 / 3] * 6] * 2)
+    torch.testing.assert_close(
+        after, [[0.0, 0.0, 1.0] * 2] * 2, atol=1e-6, rtol=0
+    )
+    assert results.draw_ratios(tmp_path, 'a', tmp_path / 'ratios')
+    assert (tmp_path / 'ratios.png').stat().st_size > 5000
