@@ -144,10 +144,9 @@ def _report(work: Path, series: list[str], images: Path) -> None:
 
 
 def _print_ratios(work: Path, run: Run) -> None:
-    files = sorted((work / run.name).glob('*.pth'))
-    rows = results.ratios(files[-1]) if files else None
-    if results.is_done(work, run) and rows:
-        text = ', '.join(f'{v:.3f}' for v in results.summary(rows))
+    pair = results.ratios_of(work, run)
+    if pair is not None:
+        text = ', '.join(f'{v:.3f}' for v in results.summary(pair[1]))
         print(f'ratios of {run.start}, seed 0 (in, ln, bn of means, then of '
               f'variances): {text}')  # fmt: skip
 
