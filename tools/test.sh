@@ -38,9 +38,27 @@ add_test_libraries() {
   rm -rf "$SN_MM_OLD_TRITON"
   "$PYTHON" -m pip install -qq --no-deps -r "$files/old_triton.txt" \
     --target "$SN_MM_OLD_TRITON"
-  # tests start hundreds of interpreters and import most of what there is
-  "$PYTHON" -m compileall -q -j 0 "$prefix/lib" >/dev/null || true
+  keep_byte_code_of_tests
   test_requirements >"$stamp"
+}
+
+# Of what the tests import beside what keep_byte_code does; all that is
+# installed would take minutes.
+keep_byte_code_of_tests() {
+  PYTHONDONTWRITEBYTECODE='' "$PYTHON" - <<'PYTHON' >/dev/null 2>&1 || true
+import contextlib
+import importlib
+import warnings
+
+warnings.simplefilter('ignore')
+for name in ('torch._dynamo torch._inductor.compile_fx torch.onnx torch.export '
+             'torch.distributed.run onnx onnxruntime onnxscript triton xdist '
+             'mmdet.testing cityscapesscripts.evaluation.evalInstanceLevel'
+             'SemanticLabeling matplotlib.backends.backend_pdf '
+             'matplotlib.backends.backend_svg').split():
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+PYTHON
 }
 
 test_requirements() {

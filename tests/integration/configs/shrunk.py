@@ -181,7 +181,9 @@ def _shrink_proposals(model) -> None:
         if part.get('type') == 'RandomSampler':
             part.num = min(part.num, 16)
         if 'nms_pre' in part and 'max_per_img' in part:
-            part.update(nms_pre=50, max_per_img=8)
+            part.nms_pre = 50
+        if 'max_per_img' in part:  # of the heads too, for each has a mask
+            part.max_per_img = 8
         if 'score_thr' in part:
             part.score_thr = 0.0
 
