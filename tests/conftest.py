@@ -36,6 +36,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries look for what they leave behind when Python ends
+
+
 @pytest.fixture(autouse=True)
 def default_scope_of_its_own():
     """What a test does to mmengine's default scope ends with it.

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 #
-# Usage: bash tools/test.sh [PYTEST_ARGUMENT...]
+# Usage: bash tools/test.sh [--all] [PYTEST_ARGUMENT...]
 #
 # Sets up the environment where that is not done yet (1 to 5 minutes) and runs
-# the test suite, or the part of it that the arguments name:
+# the test suite, or the part of it that the arguments name. Tests marked slow,
+# which repeat at length what others see, are left out unless --all comes first.
 #   bash tools/test.sh
+#   bash tools/test.sh --all
 #   bash tools/test.sh tests/unit/test_layers -k sync -x
 #   SN_MM_STACK=onedl bash tools/test.sh
 #   SN_MM_MMCV=compiled bash tools/test.sh
@@ -20,6 +22,10 @@ case ${1:-} in
   -h | --help)
     usage "${BASH_SOURCE[0]}"
     exit 0
+    ;;
+  --all)
+    shift
+    every_test=(-m '') # in place of pyproject.toml's -m "not slow"
     ;;
 esac
 
@@ -79,4 +85,4 @@ if [ $# -eq 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null; then
   set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile \
     --no-loadscope-reorder
 fi
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest ${every_test[@]+"${every_test[@]}"} "$@"
