@@ -180,7 +180,7 @@ def _shrink_images(dataset, short: int, long: int) -> None:
 def _shrink_proposals(model) -> None:
     for part in dicts(model):
         if part.get('type') == 'RandomSampler':
-            part.num = min(part.num, 16)
+            part.num = min(part.num, 8)
         if 'nms_pre' in part and 'max_per_img' in part:
             part.nms_pre = 50
         if 'max_per_img' in part:  # of the heads too, for each has a mask
@@ -211,6 +211,8 @@ def _halve_backbone(model) -> None:
         neck.in_channels = [128, 256, 512, 1024]
     elif head.get('in_channels') == 2048:
         head.in_channels = 1024
+        if 'c1_in_channels' in head:
+            head.c1_in_channels //= 2
         if model.get('auxiliary_head'):
             model.auxiliary_head.in_channels //= 2
     else:
