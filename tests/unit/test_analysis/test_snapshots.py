@@ -84,7 +84,7 @@ def test_titles_have_as_many_folders_as_it_takes(tmp_path, paths, titles):
         if name.endswith('.pth'):
             save(tmp_path / name, [1.0, 0.0, 0.0], 1)
         else:
-            made = snapshot((CLEAR,))
+            made = snapshot((CLEAR, FIRM))
             writer = HistoryWriter(tmp_path / name, made.layers)
             writer.append(Record(1, 0, made.ratios))
     runs = read_sources([str(tmp_path / name) for name in paths])
