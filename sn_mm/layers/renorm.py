@@ -12,6 +12,7 @@ from torch import Tensor
 from sn_mm.functional import normalize_rows
 from sn_mm.functional.renorm import Limit, RenormRule, scheduled
 from sn_mm.functional.running import update_running
+from sn_mm.functional.traced import stored
 from sn_mm.utils import check_count
 
 from .arguments import warn_of_momentum
@@ -121,7 +122,7 @@ class BRN(RowNorm):
         own = {**self._parameters, **self._buffers}
         running = own['running_mean'].detach(), own['running_std'].detach()
         if not evaluates:  # as they were, for the rule's call in backward
-            running = tuple(t.clone() for t in running)
+            running = tuple(stored(t.clone()) for t in running)
         rule = RenormRule(
             running,
             self.eps,
@@ -146,7 +147,7 @@ class BRN(RowNorm):
         if self.renorm_schedule is None:
             return self.r_max, self.d_max
         plan = {**PUBLISHED_SCHEDULE, **self.renorm_schedule}
-        start, step = plan['start'], self.num_batches_tracked
+        start, step = plan['start'], stored(self.num_batches_tracked)
         return (
             scheduled(step, start, plan['r_end'], 1.0, plan['r_max']),
             scheduled(step, start, plan['d_end'], 0.0, plan['d_max']),
