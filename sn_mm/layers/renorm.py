@@ -171,7 +171,7 @@ class BRN(RowNorm):
 
     def move_running_(self, batch: Tensor) -> None:
         """Move mean and standard deviation towards the batch's."""
-        mean, var, *count = batch.unbind(0)
+        mean, var, *count = batch.detach().unbind(0)
         update_running(
             self.running_mean,
             self.running_std,
