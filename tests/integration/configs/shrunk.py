@@ -178,13 +178,15 @@ def _shrink_images(dataset, short: int, long: int) -> None:
 
 
 def _shrink_proposals(model) -> None:
+    # a stage of the backbone sees every RoI of the C4 detectors
+    few = 4 if 'shared_head' in (model.get('roi_head') or {}) else 8
     for part in dicts(model):
         if part.get('type') == 'RandomSampler':
-            part.num = min(part.num, 8)
+            part.num = min(part.num, few)
         if 'nms_pre' in part and 'max_per_img' in part:
             part.nms_pre = 50
         if 'max_per_img' in part:  # of the heads too, for each has a mask
-            part.max_per_img = 8
+            part.max_per_img = few
         if 'score_thr' in part:
             part.score_thr = 0.0
 
