@@ -45,6 +45,11 @@ def leaves_torch() -> bool:
     return _is_exporting() or torch.jit.is_tracing()
 
 
+def in_backward() -> bool:
+    """Whether a backward is under way: an activation checkpoint recomputes."""
+    return not is_recorded() and torch._C._current_graph_task_id() != -1
+
+
 def stored(t: Tensor) -> Tensor:
     """t, which a compiled graph keeps for its backward as it is now.
 
