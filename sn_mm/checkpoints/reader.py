@@ -115,7 +115,9 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
             "state dict, torch.save(torch.jit.load('FILE').state_dict(), "
             "'NEW')"
         )
-    if is_zip and not progress and _CAN_MAP:
+    # torch 2.13 takes a path of this ending for safetensors, whatever it holds
+    can_map = _CAN_MAP and not str(path).endswith('.safetensors')
+    if is_zip and not progress and can_map:
         source, options['mmap'] = str(path), True
     try:
         return torch.load(source, weights_only=True, **options)

@@ -166,6 +166,17 @@ def test_safetensors_by_content(tmp_path, monkeypatch):
     assert list(read_content(path)) == [str(path)]
 
 
+@pytest.mark.parametrize('as_zip', [True, False])
+@pytest.mark.parametrize('ending', ['.safetensors', '.tar', '.json', ''])
+def test_any_ending(tmp_path, as_zip, ending):
+    """Also one that torch itself takes for another kind of file."""
+    path = tmp_path / f'file{ending}'
+    state = nn.BatchNorm2d(4).state_dict()
+    torch.save(state, path, _use_new_zipfile_serialization=as_zip)
+    got = read_content(path)
+    assert all(torch.equal(got[key], state[key]) for key in state)
+
+
 def test_safetensors(tmp_path):
     pytest.importorskip('safetensors')
     path = tmp_path / 'file.pth'
