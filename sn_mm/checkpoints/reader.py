@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+from torch.serialization import SourceChangeWarning
 
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
@@ -128,9 +130,12 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
             raise
     if not isinstance(source, str):
         source.seek(start)
-    return torch.load(
-        source, weights_only=False, pickle_module=tensors_only, **options
-    )
+    with warnings.catch_warnings():
+        # that a module's class has changed: none is used
+        warnings.simplefilter('ignore', SourceChangeWarning)
+        return torch.load(
+            source, weights_only=False, pickle_module=tensors_only, **options
+        )
 
 
 def _is_torchscript(path: Path) -> bool:
