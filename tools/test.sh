@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 #
-# Usage: bash tools/test.sh [PYTEST_ARGUMENT...]
+# Usage: bash tools/test.sh [--all] [PYTEST_ARGUMENT...]
 #
 # Sets up the environment where that is not done yet (1 to 5 minutes) and runs
-# the test suite, or the part of it that the arguments name:
+# the test suite, or the part of it that the arguments name. Tests marked slow,
+# which repeat at length what others see, are left out unless --all comes first.
 #   bash tools/test.sh
+#   bash tools/test.sh --all
 #   bash tools/test.sh tests/unit/test_layers -k sync -x
 #   SN_MM_STACK=onedl bash tools/test.sh
 #   SN_MM_MMCV=compiled bash tools/test.sh
@@ -20,6 +22,10 @@ case ${1:-} in
   -h | --help)
     usage "${BASH_SOURCE[0]}"
     exit 0
+    ;;
+  --all)
+    shift
+    every_test=(-m '') # in place of pyproject.toml's -m "not slow"
     ;;
 esac
 
@@ -38,9 +44,27 @@ add_test_libraries() {
   rm -rf "$SN_MM_OLD_TRITON"
   "$PYTHON" -m pip install -qq --no-deps -r "$files/old_triton.txt" \
     --target "$SN_MM_OLD_TRITON"
-  # tests start hundreds of interpreters and import most of what there is
-  "$PYTHON" -m compileall -q -j 0 "$prefix/lib" >/dev/null || true
+  keep_byte_code_of_tests
   test_requirements >"$stamp"
+}
+
+# Of what the tests import beside what keep_byte_code does; all that is
+# installed would take minutes.
+keep_byte_code_of_tests() {
+  PYTHONDONTWRITEBYTECODE='' "$PYTHON" - <<'PYTHON' >/dev/null 2>&1 || true
+import contextlib
+import importlib
+import warnings
+
+warnings.simplefilter('ignore')
+for name in ('torch._dynamo torch._inductor.compile_fx torch.onnx torch.export '
+             'torch.distributed.run onnx onnxruntime onnxscript triton xdist '
+             'mmdet.testing cityscapesscripts.evaluation.evalInstanceLevel'
+             'SemanticLabeling matplotlib.backends.backend_pdf '
+             'matplotlib.backends.backend_svg').split():
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+PYTHON
 }
 
 test_requirements() {
@@ -61,4 +85,4 @@ if [ $# -eq 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null; then
   set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile \
     --no-loadscope-reorder
 fi
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest ${every_test[@]+"${every_test[@]}"} "$@"
