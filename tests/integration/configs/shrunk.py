@@ -115,7 +115,7 @@ def options(path: Path, work_dir: os.PathLike) -> list[str]:
 def _differences(old, new, place: str = '') -> Iterator[str]:
     if isinstance(new, dict) and isinstance(old, dict):
         pairs = [(key, old.get(key), value) for key, value in new.items()]
-    elif isinstance(new, list) and isinstance(old, list):
+    elif _is_pipeline(old) and _is_pipeline(new):
         pairs = [(i, *both) for i, both in enumerate(zip(old, new))]
     else:
         if old != new or type(old) is not type(new):
@@ -123,6 +123,13 @@ def _differences(old, new, place: str = '') -> Iterator[str]:
         return
     for key, before, after in pairs:
         yield from _differences(before, after, f'{place}.{key}'.lstrip('.'))
+
+
+def _is_pipeline(value) -> bool:
+    """A list of dicts, whose steps are changed one by one."""
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(step, dict) for step in value)
 
 
 @functools.cache
