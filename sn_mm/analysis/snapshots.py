@@ -178,12 +178,15 @@ def _iteration(meta: dict, path: str) -> int | None:
 
 
 def _titles(paths: Sequence[str]) -> list[str]:
-    """File names, with folders where those are the same."""
-    stems = [Path(p).name.removesuffix('.pth') for p in paths]
-    stems = [
-        Path(p).parent.name if s == FILE_NAME else s
-        for s, p in zip(stems, paths)
+    """File names, with as many folders as tell them apart."""
+    places = [Path(p).absolute() for p in paths]
+    parts = [
+        (*p.parent.parts[:-1], p.parent.name)
+        if p.name == FILE_NAME
+        else (*p.parent.parts, p.name.removesuffix('.pth'))
+        for p in places
     ]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f'{Path(p).parent.name}/{s}' for s, p in zip(stems, paths)]
+    count = 1
+    while len({p[-count:] for p in parts}) < len(set(parts)):
+        count += 1
+    return ['/'.join(p[-count:]) for p in parts]

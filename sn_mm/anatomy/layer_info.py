@@ -18,6 +18,8 @@ from .trace import trace_norms
 
 SHORTCUT = 'shortcut'
 OTHER = 'other'
+_STEM = 'res1'
+_OF_STEM = re.compile(r'stem|conv1|conv_?stem|first_conv|[a-z]*n\d?|norm\d?')
 _STAGE = re.compile(r'(?:^|\.)(?:layer|stage)(\d+)(?:\.|$)')
 _BLOCK = re.compile(r'(?:layer|stage)\d+\.(\d+)\.(?:([a-z_]+?)(\d+)|(.+))$')
 _NORM_NAMES = re.compile(r'\.(?:sn|bn|gn|in|ln|norm|norm_layer)\d*$')
@@ -32,7 +34,8 @@ class LayerInfo:
     Attributes:
         name: in the model.
         component: see :func:`component_of`.
-        stage: 'res1' (the stem) to 'res5' in backbones, else the component.
+        stage: 'res1' (the stem) to 'res5' in backbones, and the first part
+            of the name of what has no number there; else the component.
         kind: what it follows: '3x3', '1x1', '7x7', ..., 'shortcut' or
             'other'.
         statistics: in the order of the ratios.
@@ -53,8 +56,10 @@ class LayerInfo:
         if self.component == 'backbone':
             block = _BLOCK.search(self.name)
             if block is None:
-                return self.stage
+                own = _NORM_NAMES.sub('', self.name.removeprefix('backbone.'))
+                return self.stage if self.stage == _STEM else own
             last = 's' if self.kind == SHORTCUT else block[3] or block[4]
+            last = _NORM_NAMES.sub('', last)
             return f'{self.stage}.{int(block[1]) + 1}.{last}'
         name = _NORM_NAMES.sub('', self.name)
         for part in ('roi_head', 'bbox_head', 'mask_head', 'neck'):
@@ -142,7 +147,11 @@ def _stage(name: str, component: str) -> str:
     if component != 'backbone':
         return label(component)
     found = _STAGE.search(name)
-    return f'res{int(found[1]) + 1}' if found else 'res1'
+    if found:
+        return f'res{int(found[1]) + 1}'
+    # what other networks have behind their stages (MobileNet's conv2)
+    first = name.removeprefix('backbone.').split('.')[0]
+    return _STEM if _OF_STEM.fullmatch(first) else first
 
 
 def _kind(name: str, kernel: tuple[int, ...] | None) -> str:

@@ -11,9 +11,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from sn_mm.functional.sparsestmax import sparsestmax
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
+from sn_mm.layers.ratio_forms import sparse_ratios
 
 from .norms import has_ratios
 
@@ -238,5 +238,4 @@ def _ratio(
     if fixed is None:
         return weight.softmax(-1)
     radius = state.get(f'{prefix}radius', torch.zeros(1)).float()
-    chosen = fixed.reshape(-1, 1) > 0 if weight.dim() > 1 else fixed > 0
-    return torch.where(chosen, weight, sparsestmax(weight, radius))
+    return sparse_ratios(weight, fixed, radius)

@@ -9,6 +9,7 @@ from typing import Callable
 
 from sn_mm.utils.errors import CheckpointError
 
+from .config_errors import why_not_built
 from .launch_error import LaunchError
 
 # 128 and the number of SIGINT
@@ -19,8 +20,9 @@ def command(*errors: type[Exception]) -> Callable:
     """Make a tool's ``main`` end with one line where the user can mend it.
 
     A LaunchError or CheckpointError goes to standard error as ``error: ...``
-    without a traceback, and the exit status is 1. An interruption (Ctrl-C) is
-    one line too, and status 130, as shells have it. All other exceptions are
+    without a traceback, and the exit status is 1; so does what a config
+    describes and a registry cannot build. An interruption (Ctrl-C) is one
+    line too, and status 130, as shells have it. All other exceptions are
     faults of the program, and keep their traceback.
 
     Args:
@@ -44,6 +46,12 @@ def command(*errors: type[Exception]) -> Callable:
             except KeyboardInterrupt:
                 print('interrupted', file=sys.stderr)
                 return _INTERRUPTED
+            except Exception as error:
+                text = why_not_built(error)
+                if text is None:
+                    raise
+                print(f'error: {text}', file=sys.stderr)
+                return 1
             return 0
 
         return wrapped

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from sn_mm.patches.cpu_processes import cpu_processes
 from sn_mm.patches.own_configs import configs_folder
 
+from .config_errors import why_unreadable
 from .launch_error import LaunchError
 from .quiet import without_packaging_warnings
 
@@ -38,14 +39,14 @@ def load_config(
 
     Raises:
         LaunchError: if the file, or one that it inherits from, is missing or
-            is no Python.
+            cannot be read; with the line, where it is a line's fault.
     """
     path = _file_of(path)
     try:
         with without_packaging_warnings():
             cfg = Config.fromfile(path)
-    except (FileNotFoundError, SyntaxError) as error:
-        raise LaunchError(f'config {path} cannot be read: {error}') from error
+    except Exception as error:  # whatever the Python in a config raises
+        raise LaunchError(why_unreadable(path, error)) from error
     cfg.launcher = launcher
     if options:
         cfg.merge_from_dict(options)
@@ -104,23 +105,29 @@ def register_toolbox(cfg: Config) -> str | None:
         The toolbox, None where the config does not tell.
 
     Raises:
-        LaunchError: if there is no such toolbox.
+        LaunchError: if there is no such toolbox, or no model.
     """
+    if not isinstance(cfg.get('model'), dict):
+        raise LaunchError(
+            'the config has no model=dict(...): name a whole config; '
+            'fragments such as configs/_base_/sn.py are for its _base_'
+        )
     scope = cfg.get('default_scope') or _package_of_model(cfg)
     if scope is None or scope == 'mmengine':
         return scope
     try:
         utils = import_module(f'{scope}.utils')
-        register = utils.register_all_modules
-    except (ModuleNotFoundError, AttributeError) as error:
+    except ModuleNotFoundError as error:
         # a broken toolbox is another matter than a missing one
-        missing = getattr(error, 'name', None)
-        if missing not in (scope, f'{scope}.utils', 'register_all_modules'):
+        if error.name not in (scope, f'{scope}.utils'):
             raise
+        utils = None
+    register = getattr(utils, 'register_all_modules', None)
+    if register is None:
         raise LaunchError(
             f"default_scope='{scope}' of the config is no toolbox that is "
             "installed; use 'mmdet' or 'mmseg', or install it"
-        ) from error
+        )
     register(init_default_scope=False)
     return scope
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -79,6 +80,7 @@ class RadiusHook(Hook):
                 'RadiusHook needs a model with SSN layers, and there is '
                 "none: write norm_cfg=dict(type='SSN'), or leave the hook out"
             )
+        self._warn_of_the_end(runner)
         self._release()
         if self.max_norm is not None:
             for optimizer in _optimizers(runner.optim_wrapper):
@@ -107,10 +109,28 @@ class RadiusHook(Hook):
         self._release()
 
     def _set(self, runner: Runner, iteration: int) -> None:
+        for layer in self._layers:
+            layer.radius.fill_(self._radius(runner, iteration))
+
+    def _radius(self, runner: Runner, iteration: int) -> float:
         end = runner.max_iters if self.end is None else self.end
         share = (iteration - self.begin) / max(end - self.begin, 1)
-        for layer in self._layers:
-            layer.radius.fill_(min(max(share, 0.0), 1.0))
+        return min(max(share, 0.0), 1.0)
+
+    def _warn_of_the_end(self, runner: Runner) -> None:
+        """Where training is over before every layer has to choose."""
+        last = self._radius(runner, runner.max_iters)
+        most = max(len(layer.statistics) for layer in self._layers)
+        needed = math.sqrt((most - 1) / most)
+        if last < needed and is_main_process():
+            warnings.warn(
+                f'RadiusHook(begin={self.begin}, end={self.end}) lets the '
+                f'radius grow to {last:.3g} in the {runner.max_iters} '
+                f'iterations of this training, and only from {needed:.3g} on '
+                'does every SSN layer use one statistic alone: leave begin '
+                'and end out, or set an end within the training',
+                stacklevel=2,
+            )
 
     def _clip(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         weights = [
@@ -119,8 +139,12 @@ class RadiusHook(Hook):
             for name in RATIO_PARAMETERS
         ]
         weights = [w for w in weights if w.grad is not None]
+        # Fused optimizers take gradients that are still scaled (AMP).
+        scale = getattr(optimizer, 'grad_scale', None)
         if weights:
-            torch.nn.utils.clip_grad_norm_(weights, self.max_norm)
+            torch.nn.utils.clip_grad_norm_(
+                weights, self.max_norm * (1.0 if scale is None else scale)
+            )
 
     def _release(self) -> None:
         for handle in self._handles:
@@ -146,6 +170,8 @@ class RadiusWatch(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look for layers that have not chosen yet, and for hooks."""
+        if any(type(hook) is RadiusHook for hook in runner.hooks):
+            return  # maybe from a later iteration on, of which it warns
         # of the model that the optimizer trains, once for all
         self._layers = [m for m in sparse_layers(runner.model) if is_open(m)]
         self._start = [float(m.radius) for m in self._layers]

@@ -6,11 +6,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sn_mm.functional.sparsestmax import sparsestmax, without_entry
+from sn_mm.functional.sparsestmax import without_entry
 from sn_mm.functional.traced import is_traced
 from sn_mm.kernels.layout import accumulation_dtype, cast
 
 from .hard import one_hot
+from .ratio_forms import is_choice, is_set, logits_to_sparse, sparse_ratios
 from .registration import register_norm
 from .switchable import SN2d
 from .sync import SyncSN
@@ -67,7 +68,7 @@ class SparseRatios:
         weight = getattr(self, f'{moment}_weight')
         weight.data.copy_(ratio)
         flag = getattr(self, f'{moment}_fixed')
-        flag.copy_(_is_choice(ratio).view_as(flag))
+        flag.copy_(is_choice(ratio).view_as(flag))
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.training or is_traced(x) or x.is_cuda:
@@ -84,22 +85,14 @@ class SparseRatios:
         return tuple(ratios)
 
     def _both_ratios(self) -> tuple[Tensor, Tensor]:
-        """The ratios in use, points of the simplex whatever the weights are.
-
-        A choice is the largest of the weight: optimizers, averages and
-        conversions may move the weight of a choice, but not past another.
-        """
+        """The ratios in use, see :func:`.ratio_forms.sparse_ratios`."""
         # In one, since these are some sixty small operations; and a copy,
         # because _fix writes to the parameters later on. Not in half
         # precision, which PyTorch before 2.2 does not sum up on CPUs.
         given = torch.stack([self.mean_weight, self.var_weight])
         weights = cast(given, accumulation_dtype(given.dtype))
-        chosen = torch.stack([self._chosen(moment) for moment in _MOMENTS])
-        ratios = torch.where(
-            chosen,
-            one_hot(weights.detach()),
-            sparsestmax(weights, self.radius),
-        )
+        fixed = torch.stack([self.mean_fixed, self.var_fixed])
+        ratios = sparse_ratios(weights, fixed, self.radius)
         return cast(ratios, given.dtype).unbind(0)
 
     def _ratios_seen_before(self) -> tuple[Tensor, Tensor]:
@@ -119,20 +112,11 @@ class SparseRatios:
             self._seen = seen = numbers, self._both_ratios()
         return seen[1]
 
-    def _chosen(self, moment: str) -> Tensor:
-        """Flag that broadcasts over the ratios (K,) or (G, K).
-
-        Averages of models average flags too: an average is chosen where most
-        of what went into it was.
-        """
-        flag = getattr(self, f'{moment}_fixed') > 0.5
-        return flag.unsqueeze(-1) if self.ratio_groups > 1 else flag
-
     @torch.no_grad()
     def _fix(self, moment: str, ratio: Tensor) -> None:
         """Keep a choice once it is made. No branch: that would stall a GPU."""
         flag = getattr(self, f'{moment}_fixed')
-        chosen = _is_choice(ratio).to(flag).view_as(flag)
+        chosen = is_choice(ratio).to(flag).view_as(flag)
         flag.copy_(torch.maximum(flag, chosen))
         self._settle(moment, ratio)
 
@@ -140,19 +124,16 @@ class SparseRatios:
     def _settle(self, moment: str, ratio: Tensor) -> None:
         """Make the weight of a choice exactly its ratio."""
         weight = getattr(self, f'{moment}_weight')
-        weight.copy_(torch.where(self._chosen(moment), ratio, weight))
+        chosen = is_set(getattr(self, f'{moment}_fixed'), weight)
+        weight.copy_(torch.where(chosen, ratio, weight))
+
+    def _take_ratios(self, state_dict, prefix: str) -> None:
+        logits_to_sparse(state_dict, prefix)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         for moment, ratio in self.ratios().items():
             self._settle(moment, ratio)
         super()._save_to_state_dict(destination, prefix, keep_vars)
-
-
-def _is_choice(ratio: Tensor) -> Tensor:
-    """Where ratios (..., K) are one-hot; a single statistic is no choice."""
-    if ratio.shape[-1] == 1:
-        return torch.ones_like(ratio[..., 0])
-    return ratio.amax(-1) - ratio.amin(-1) >= 1
 
 
 @register_norm('SSN', 'SSN2d')

@@ -20,7 +20,8 @@ from .arguments import (
     warn_of_momentum,
 )
 from .base import RowNorm
-from .hard import NEVER, RATIO_PARAMETERS, HardRatios, pick_ratios
+from .hard import RATIO_PARAMETERS, HardRatios, pick_ratios
+from .ratio_forms import logits_of, sparse_to_logits
 from .registration import register_norm
 
 
@@ -212,7 +213,7 @@ class SwitchNorm(HardRatios, RowNorm):
 
     def _set_ratio(self, moment: str, ratio: Tensor) -> None:
         weight = getattr(self, f'{moment}_weight')
-        weight.data.copy_(ratio.log().clamp(min=NEVER))
+        weight.data.copy_(logits_of(ratio))
 
     def check_state(self) -> None:
         """Raise an error that names what does not fit the settings."""
@@ -284,6 +285,14 @@ class SwitchNorm(HardRatios, RowNorm):
         )
 
     # -- checkpoints -----------------------------------------------------
+    def _take_ratios(self, state_dict, prefix: str) -> None:
+        """Put ratios into the form that this kind of layer keeps, in place."""
+        sparse_to_logits(state_dict, prefix)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        self._take_ratios(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def check_loading(
         self, state_dict: dict[str, Tensor], prefix: str, errors: list[str]
     ) -> None:

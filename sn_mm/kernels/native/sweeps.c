@@ -311,8 +311,9 @@ INLINE void make_piece(layout in, const recipe *how, int64_t start,
   stream(out + start, values, count);
 }
 
-/* Fewer page faults on a fresh large output. Only advice: failing is fine. */
-static void advise(value *out, int64_t bytes) {
+/* Fewer page faults on a fresh large output, the whole of which must be given
+ * at once. Only advice: failing is fine. */
+void sweeps_expect(value *out, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   const uintptr_t start = (uintptr_t)out, end = start + bytes;
   const uintptr_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
@@ -341,7 +342,7 @@ static void write_all(layout in, const recipe *how, value *out,
       CAN_STREAM && stream_from >= 0 && bytes >= stream_from;
   const int64_t piece = past_caches ? BUFFER : piece_for(values, threads);
   const int64_t pieces = (values + piece - 1) / piece;
-  advise(out, bytes);
+  sweeps_expect(out, bytes);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)

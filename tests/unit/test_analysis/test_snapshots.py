@@ -69,6 +69,28 @@ def test_a_history_goes_before_checkpoints(tmp_path):
     np.testing.assert_allclose(run.snapshots[1].ratios[0].mean[0], CLEAR)
 
 
+@pytest.mark.parametrize(
+    'paths, titles',
+    [
+        (['a/epoch_1.pth', 'a/epoch_2.pth'], ['epoch_1', 'epoch_2']),
+        (['a/x/e.pth', 'b/x/e.pth'], ['a/x/e', 'b/x/e']),
+        ([f'a/b/{FILE_NAME}', f'c/b/{FILE_NAME}'], ['a/b', 'c/b']),
+        (['e.pth', 'e.pth'], ['e', 'e']),
+    ],
+)
+def test_titles_have_as_many_folders_as_it_takes(tmp_path, paths, titles):
+    for name in paths:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith('.pth'):
+            save(tmp_path / name, [1.0, 0.0, 0.0], 1)
+        else:
+            made = snapshot((CLEAR, FIRM))
+            writer = HistoryWriter(tmp_path / name, made.layers)
+            writer.append(Record(1, 0, made.ratios))
+    runs = read_sources([str(tmp_path / name) for name in paths])
+    assert [run.title for run in runs] == titles
+
+
 def test_titles_tell_files_of_the_same_name_apart(tmp_path):
     logits = [0.0, 0.0, 0.0]
     paths = [save(tmp_path / d / 'last.pth', logits) for d in 'ab']

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from mmengine.registry import MODELS
 
 from sn_mm.anatomy.layer_info import infos_of_model, infos_of_state
 from sn_mm.anatomy.ratios import ratios_of_model
@@ -35,3 +36,16 @@ def test_labels_of_a_detector_are_distinct_in_each_component():
     assert len(set(labels)) == len(labels)
     assert ('neck', 'lateral.0') in labels
     assert ('box_head', 'shared.3') in labels
+
+
+def test_networks_with_more_than_stem_and_stages():
+    """What is behind the stages is no stem, and no two labels are one."""
+    cfg = dict(type='MobileNetV2', norm_cfg=dict(type='SN'))
+    with MODELS.switch_scope_and_registry('mmdet') as models:
+        model = models.build(cfg)
+    infos, _ = infos_of_model(model)
+    assert [i.stage for i in infos][-1] == 'conv2'
+    assert [i.stage for i in infos].count('res1') == 1
+    labels = [i.short for i in infos]
+    assert len(set(labels)) == len(labels)
+    assert labels[1:3] == ['res2.1.depthwise_conv', 'res2.1.linear_conv']

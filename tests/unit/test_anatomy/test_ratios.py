@@ -54,6 +54,11 @@ def test_sparse_grouped_and_other_statistics():
     model[0].mean_weight.data.copy_(torch.tensor([0.0, 1.0, 0.0]))
     model[1].radius.fill_(0.5)
     same(ratios_of_model(model), ratios_of_state(model.state_dict()))
+    # what an average of models makes of flags and of a choice's weight
+    for flag in (2e-4, 0.9):
+        model[0].mean_fixed.fill_(flag)
+        model[0].mean_weight.data.copy_(torch.tensor([0.1, 0.8, 0.3]))
+        same(ratios_of_model(model), ratios_of_state(model.state_dict()))
     odd = SN(8, statistics=('bn', 'gn'), num_groups=2).state_dict()
     assert ratios_of_state(odd)[0].statistics == ('in', 'ln')
     named = ratios_of_state(odd, {'': ('bn', 'gn')})

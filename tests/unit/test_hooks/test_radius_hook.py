@@ -144,6 +144,31 @@ def test_gradients_of_the_ratios_are_clipped_together(tmp_path, max_norm):
         assert norms[0] == pytest.approx(max_norm, rel=1e-3)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.amp, 'GradScaler'), reason='no scaler for CPUs'
+)
+def test_gradients_that_are_scaled_are_clipped_as_they_will_be():
+    """Fused optimizers unscale in their step, after hooks on it."""
+    weights = {}
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = toy()
+        (layer,) = sparse(model)
+        before = layer.mean_weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), 1.0, fused=fused)
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.0**12)
+        hook = RadiusHook(max_norm=0.1)
+        hook._layers = [layer]
+        optimizer.register_step_pre_hook(hook._clip)
+        loss = (layer.mean_weight * torch.tensor([3.0, 4.0, 0.0])).sum()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        weights[fused] = layer.mean_weight.detach() - before
+    want = torch.tensor([-0.06, -0.08, 0.0])
+    assert torch.allclose(weights[False], want, atol=1e-4)
+    assert torch.allclose(weights[True], want, atol=1e-4)
+
+
 def test_the_optimizer_is_left_as_it_was(tmp_path):
     runner, _ = run(tmp_path, HOOK)
     assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
@@ -161,6 +186,19 @@ def test_several_optimizers():
 
 
 # -- where nothing moves it ----------------------------------------------
+@pytest.mark.parametrize(
+    'options, last',
+    [(dict(begin=9), '0 '), (dict(end=12), '0.5 '), (dict(begin=2), None)],
+)
+def test_a_schedule_that_ends_after_training(tmp_path, options, last):
+    """Of 6 iterations, 2 an epoch; told once, and not where it only waits."""
+    _, said = run(tmp_path, dict(HOOK, **options), epochs=3)
+    assert len(said) == (last is not None)
+    if last is not None:
+        assert f'grow to {last}in the 6 iterations' in said[0]
+        assert 'only from 0.816 on' in said[0]
+
+
 def test_no_hook_at_all_is_told_of_at_the_start(tmp_path):
     class Stop(Exception):
         pass

@@ -152,6 +152,10 @@ def test_registration_names_and_state():
 OPTIMIZERS = {
     'SGD': lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
     'AdamW': lambda p: torch.optim.AdamW(p, 1e-2),
+    'RMSprop': lambda p: torch.optim.RMSprop(p, 0.3),
+    'Rprop': torch.optim.Rprop,
+    'Adadelta': torch.optim.Adadelta,
+    'LBFGS': lambda p: torch.optim.LBFGS(p, line_search_fn='strong_wolfe'),
 }
 
 
@@ -163,9 +167,14 @@ def test_no_optimizer_moves_a_choice(name):
 
     def steps(count):
         for i in range(count):
-            optimizer.zero_grad()
-            module(x_of(4, 6, 5, 4, seed=i)).pow(3).mean().backward()
-            optimizer.step()
+
+            def loss(seed=i):
+                optimizer.zero_grad()
+                value = module(x_of(4, 6, 5, 4, seed=seed)).pow(4).mean()
+                value.backward()
+                return value
+
+            optimizer.step(loss)
 
     steps(3)
     module.radius.fill_(0.9)
@@ -198,7 +207,7 @@ def test_evaluation_computes_ratios_once(monkeypatch):
     """... until something moves them, by whatever way."""
     calls = []
     monkeypatch.setattr(
-        'sn_mm.layers.sparse.sparsestmax',
+        'sn_mm.layers.ratio_forms.sparsestmax',
         lambda *args: calls.append(args) or sparsestmax(*args),
     )
     module, x = layer().eval(), x_of(3, 6, 5, 4)

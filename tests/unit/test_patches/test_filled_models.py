@@ -12,6 +12,7 @@ import torch
 from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import nn
 
+import sn_mm
 from sn_mm.checkpoints import CheckpointError
 from sn_mm.patches import fill_models
 
@@ -66,3 +67,16 @@ def test_everybody_has_the_one_wrapper():
     fill_models()
     assert mmengine_checkpoint._load_checkpoint_to_model is function
     assert mmengine_runner._load_checkpoint_to_model is function
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'student.'])
+def test_metadata_gets_the_names_that_keys_get(tmp_path, prefix):
+    """What DistributedDataParallel saved is checked as all else is."""
+    parts = prefix.strip('.'), nn.Sequential(sn_mm.SN(4, eps=1e-3))
+    file = str(tmp_path / 'a.pth')
+    torch.save(nn.ModuleDict([parts]).state_dict(), file)
+    names = dict(revise_keys=[(rf'^{prefix}', '')])
+    options = {} if prefix == 'module.' else names
+    load_checkpoint(nn.Sequential(sn_mm.SN(4, eps=1e-3)), file, **options)
+    with pytest.raises(CheckpointError, match='saved with eps=0.001'):
+        load_checkpoint(nn.Sequential(sn_mm.SN(4)), file, **options)
