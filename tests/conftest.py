@@ -18,12 +18,10 @@ from tests.paths import PLAIN, python_path
 sys.path.insert(0, str(PLAIN))
 os.environ['PYTHONPATH'] = python_path(PLAIN)
 
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
-
 from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
 from tests.public import networks
+from tests.utils import instances_of_its_own
 
 
 def pytest_collection_finish():
@@ -42,15 +40,9 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True)
 def default_scope_of_its_own():
-    """What a test does to mmengine's default scope ends with it.
-
-    So does its visualizer, which runs look up by a name that all of them use.
-    """
-    before = [dict(kind._instance_dict) for kind in (DefaultScope, Visualizer)]
-    yield
-    for kind, instances in zip((DefaultScope, Visualizer), before):
-        kind._instance_dict.clear()
-        kind._instance_dict.update(instances)
+    """What a test does to mmengine's default scope ends with it."""
+    with instances_of_its_own():
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from sn_mm.anatomy.ratios import MOMENTS, LayerRatios
@@ -20,6 +24,28 @@ needs_compile = pytest.mark.skipif(
     and digit_version(torch.__version__) < digit_version('2.6'),
     reason='torch.compile does not take this Python',
 )
+
+
+@contextmanager
+def instances_of_its_own() -> Iterator[None]:
+    """What is done to mmengine's default scope inside ends with it.
+
+    So do the visualizers of each toolbox, which runs look up by a name that
+    all of them use.
+    """
+    before = {kind: dict(kind._instance_dict) for kind in _kept_by_name()}
+    yield
+    for kind in _kept_by_name():
+        kind._instance_dict.clear()
+        kind._instance_dict.update(before.get(kind, {}))
+
+
+def _kept_by_name() -> list[type]:
+    """mmengine's classes with instances by name, each its own."""
+    kinds = [DefaultScope, Visualizer]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return kinds
 
 
 def relative_error(got: Tensor, want: Tensor, floor: float = 1e-3) -> float:

@@ -36,6 +36,7 @@ from sn_mm.cli import (
     training,
 )
 from tests.paths import ROOT, TOOLS, python_path
+from tests.utils import instances_of_its_own
 
 DEMO = ROOT / 'configs/demo'
 FASTER_RCNN = DEMO / 'faster-rcnn_r18_fpn_sn-all_demo.py'
@@ -110,7 +111,8 @@ def trained(tiny_demo_data, tmp_path_factory):
             if case is DET:  # as users call it; the other one in no time
                 run(TOOLS / 'train.py', *arguments, data=tiny_demo_data)
             else:
-                with pytest.MonkeyPatch.context() as patch:
+                own = pytest.MonkeyPatch.context()
+                with own as patch, instances_of_its_own():
                     patch.setenv('SN_MM_DEMO_DATA', str(tiny_demo_data))
                     assert main_of('train')(arguments) == 0
             folders[case] = folder
