@@ -16,6 +16,7 @@ _READER = 'mmengine.config'
 _BUILDERS = (
     'mmengine.registry',
     'mmengine.optim.optimizer',
+    'mmengine.runner.runner',
     'mmcv.cnn.bricks',
     'sn_mm.distributed.groups',
     'sn_mm.hooks',
