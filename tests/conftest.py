@@ -1,5 +1,6 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 # ruff: noqa: E402
+import gc
 import os
 import sys
 
@@ -23,6 +24,20 @@ from mmengine.visualization import Visualizer
 from demo.data_folder import make_demo_data
 from demo.options import DemoOptions
 from tests.public import networks
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection need look at it again.
+
+    Data sets of mmengine collect garbage while they are built, among a million
+    objects of the toolboxes.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries look for what they leave behind when Python ends
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,10 @@
 
 A normalizer is a row of :data:`NORMS`: what a config says, and an oracle,
 which is what the layer means in plain operations. :class:`NormTester` does
-with each row what users and toolboxes do with a norm. What costs seconds and
-is the same code for all rows is marked ``slow`` or runs for
-:data:`REPRESENTATIVES` alone.
+with each row what users and toolboxes do with a norm. What takes long runs
+once for each class that computes in its own way, and is marked ``slow`` for
+:data:`REPEATS`; what takes longer and is hardly the norm's own affair runs
+for :data:`REPRESENTATIVES` alone.
 """
 
 from __future__ import annotations
@@ -409,7 +410,15 @@ NORMS = (
     Norm('BHN', dict(type='BHN', reduction=2), hyper_oracle),
     Norm('SyncBHN', dict(type='SyncBHN'), hyper_oracle),
 )
-# one row of each class that computes in its own way
+# rows of classes that other rows have too: synchronized without processes to
+# exchange with, of another rank, with another option
+REPEATS = (
+    *('SN1d', 'SN3d', 'group SN', 'unbiased', 'gn', 'SyncSSN'),
+    *('SyncIBN', 'BN, then IN', 'SyncBRN', 'BRN by schedule', 'SyncDN'),
+    *('SyncEN', 'EN of in, gn', 'SyncIEBN', 'SyncAN', 'AN of gn'),
+    *('ILM of in', 'SyncBGN', 'SyncKN', 'SyncBHN'),
+)
+# rows that differ in what a toolbox or an exporter gets to see
 REPRESENTATIVES = ('SN', 'SyncSN', 'SSN', 'hard SN', 'in, ln', 'IBN', 'BRN')
 
 FLOAT32, FLOAT64 = 2e-4, 1e-9
@@ -426,7 +435,12 @@ HALVES = pytest.mark.parametrize(
 TWO_STAGES = dict(
     num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
 )
-slow = pytest.mark.slow
+once_per_class = pytest.mark.once_per_class
+
+
+def repeats(norm: Norm) -> bool:
+    """Whether another row is of the same class."""
+    return norm.name in REPEATS
 
 
 def efficient_eval(model: nn.Module) -> nn.Module:
@@ -542,18 +556,32 @@ def plain(t: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings('ignore:.*on a map of a single position')
 class NormTester:
-    """Inherit it in a test file: every test runs for every row."""
+    """Inherit it in a test file: every test runs for every row.
 
-    @pytest.fixture(params=NORMS, ids=lambda norm: norm.name)
-    def norm(self, request) -> Norm:
-        return request.param
+    Attributes:
+        rows: of the table, or a table of one's own.
+    """
 
-    @pytest.fixture(
-        params=[n for n in NORMS if n.name in REPRESENTATIVES],
-        ids=lambda norm: norm.name,
-    )
-    def representative(self, request) -> Norm:
-        return request.param
+    rows: Sequence[Norm] = NORMS
+
+    def pytest_generate_tests(self, metafunc) -> None:
+        """Rows of ``norm``, and of ``representative``."""
+        if 'norm' in metafunc.fixturenames:
+            once = metafunc.definition.get_closest_marker('once_per_class')
+            rows = [
+                pytest.param(
+                    row,
+                    id=row.name,
+                    marks=[pytest.mark.slow] if once and repeats(row) else [],
+                )
+                for row in self.rows
+            ]
+            metafunc.parametrize('norm', rows)
+        if 'representative' in metafunc.fixturenames:
+            rows = [r for r in self.rows if r.name in REPRESENTATIVES]
+            metafunc.parametrize(
+                'representative', rows, ids=lambda row: row.name
+            )
 
     # -- values ----------------------------------------------------------
     @MODES
@@ -567,6 +595,7 @@ class NormTester:
             assert got['y'].dtype == dtype
             assert_close(got, want, FLOAT32 if dtype.itemsize < 8 else FLOAT64)
 
+    @once_per_class
     @MODES
     @pytest.mark.parametrize('backend', usable_backends())
     def test_on_every_backend(self, norm, backend, training, monkeypatch):
@@ -766,6 +795,7 @@ class NormTester:
         assert torch.equal(y, want['y']) and torch.equal(leaf.grad, want['x'])
 
     # -- hostile state ---------------------------------------------------
+    @once_per_class
     @MODES
     @pytest.mark.parametrize('change', HOSTILE)
     def test_hostile_state(self, norm, change, training):
@@ -788,6 +818,7 @@ class NormTester:
             put(want, name, value.view_as(before).float())
             assert relative_error(got, want(x)) < FLOAT32, name
 
+    @once_per_class
     @MODES
     @pytest.mark.parametrize('change', HOSTILE_INPUTS)
     def test_hostile_input(self, norm, change, training):
@@ -851,6 +882,7 @@ class NormTester:
             dict(zip(names, grads)), {n: want[n] for n in names}, FLOAT64
         )
 
+    @once_per_class
     def test_vmap_and_jacobians_in_evaluation(self, norm):
         layer = norm.layer(training=False).double()
         reference = norm.reference(layer)
@@ -897,6 +929,7 @@ class NormTester:
         nodes = [(n.op, n.target) for n in graph.nodes][1:4]
         assert nodes == [('call_module', name) for name in '012']
 
+    @once_per_class
     @pytest.mark.parametrize('fusion', FUSIONS)
     def test_is_not_fused(self, norm, fusion):
         model = block(norm, norm.layer()).eval()
@@ -905,13 +938,15 @@ class NormTester:
         kinds = [type(m) for m in fused.modules()]
         assert type(model[1]) in kinds
 
-    @slow
+    @once_per_class
     @needs_compile
     @MODES
     def test_compiles_to_one_graph(self, norm, training):
         torch._dynamo.reset()
         layer, eager = norm.layer(training), norm.layer(training)
-        fast = torch.compile(layer, backend='aot_eager', fullgraph=True)
+        # as inductor splits it into a forward and a backward, uncompiled
+        backend = 'aot_eager_decomp_partition'
+        fast = torch.compile(layer, backend=backend, fullgraph=True)
         for seed in range(2):  # the second time from the cache
             x = norm.input(seed=seed)
             dy = gradient_of(x)
@@ -920,6 +955,7 @@ class NormTester:
         for a, b in zip(layer.buffers(), eager.buffers()):
             torch.testing.assert_close(a, b)
 
+    @once_per_class
     @pytest.mark.filterwarnings('ignore')
     @pytest.mark.skipif(OLD_EXPORT, reason='torch.export needs torch 2.4')
     def test_exports(self, norm):
@@ -930,6 +966,7 @@ class NormTester:
         kinds = {str(n.target) for n in program.graph.nodes}
         assert not any('batch_norm' in kind for kind in kinds)
 
+    @once_per_class
     @pytest.mark.filterwarnings('ignore')
     def test_torchscript(self, norm):
         x = norm.input()
@@ -942,7 +979,7 @@ class NormTester:
         other = norm.input(seed=1)[:2]
         assert relative_error(traced(other), layer(other)) < 1e-5
 
-    @slow
+    @once_per_class
     @pytest.mark.filterwarnings('ignore')
     def test_onnx_by_tracing(self, norm, tmp_path):
         options = dict(opset_version=17)
@@ -951,7 +988,6 @@ class NormTester:
             options['dynamo'] = False
         self._assert_onnx_agrees(norm, tmp_path / 'a.onnx', options)
 
-    @slow
     @pytest.mark.filterwarnings('ignore')
     @pytest.mark.skipif(
         digit_version(torch.__version__) < digit_version('2.7'),
@@ -1070,7 +1106,6 @@ class NormTester:
             )
             assert moved is not is_frozen, name
 
-    @slow
     def test_resume(self, representative, tmp_path):
         """Two epochs are an epoch, a checkpoint and an epoch."""
 
@@ -1092,7 +1127,6 @@ class NormTester:
         for name, value in want.items():
             assert torch.equal(got[name], value), name
 
-    @slow
     def test_data_parallel(self, norm, two_processes):
         """Over gloo: its own batch, or the whole one where synchronized."""
         got = [process[norm.name] for process in two_processes]
@@ -1157,7 +1191,7 @@ def shares_of(norm: Norm) -> list[slice]:
 
 
 def train_in_parallel(rank: int) -> dict[str, dict[str, Tensor]]:
-    """One step of every row in DDP: output and gradients, by row."""
+    """Two steps of every row in DDP: the first's output and gradients."""
     results = {}
     for norm in NORMS:
         model = MMDistributedDataParallel(
@@ -1169,9 +1203,14 @@ def train_in_parallel(rank: int) -> dict[str, dict[str, Tensor]]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             y = model(x[share])
-        y.backward(dy[share])
-        results[norm.name] = dict(
-            y=y.detach(),
-            **{n: p.grad for n, p in model.module[0].named_parameters()},
-        )
+            y.backward(dy[share])
+            results[norm.name] = dict(
+                y=y.detach(),
+                **{
+                    n: p.grad.clone()
+                    for n, p in model.module[0].named_parameters()
+                },
+            )
+            # raises if the first step left parameters without a gradient
+            model(x[share]).backward(dy[share])
     return results

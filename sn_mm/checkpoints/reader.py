@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+from torch.serialization import SourceChangeWarning
 
 from sn_mm.utils import join_names
 from sn_mm.utils.errors import CheckpointError
@@ -115,7 +117,9 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
             "state dict, torch.save(torch.jit.load('FILE').state_dict(), "
             "'NEW')"
         )
-    if is_zip and not progress and _CAN_MAP:
+    # torch 2.13 takes a path of this ending for safetensors, whatever it holds
+    can_map = _CAN_MAP and not str(path).endswith('.safetensors')
+    if is_zip and not progress and can_map:
         source, options['mmap'] = str(path), True
     try:
         return torch.load(source, weights_only=True, **options)
@@ -126,9 +130,12 @@ def _load(source: BinaryIO, of_run: bool, path: Path, progress: bool) -> Any:
             raise
     if not isinstance(source, str):
         source.seek(start)
-    return torch.load(
-        source, weights_only=False, pickle_module=tensors_only, **options
-    )
+    with warnings.catch_warnings():
+        # that a module's class has changed: none is used
+        warnings.simplefilter('ignore', SourceChangeWarning)
+        return torch.load(
+            source, weights_only=False, pickle_module=tensors_only, **options
+        )
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -44,6 +44,10 @@ class Inert:
             ``argparse.Namespace``; as inert as this.
     """
 
+    # torch compares the source of a module in an old file with what stands
+    # for it, and asks this of it where they differ
+    dump_patches = False
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         made = super().__new__(cls)
         made.args, made.state = args, None
@@ -131,7 +135,8 @@ def load(file: Any, **kwargs: Any) -> Any:
 def flattened(content: Any) -> dict[str, Tensor]:
     """Every tensor under dicts of whatever depth, by its keys and dots.
 
-    Optimizers are left out: they hold tensors of the weights' shapes.
+    Modules that were saved whole give what their state dicts would. Optimizers
+    are left out: they hold tensors of the weights' shapes.
     """
     found: dict[str, Tensor] = {}
 
@@ -140,9 +145,21 @@ def flattened(content: Any) -> dict[str, Tensor]:
             name = f'{front}{key}'
             if isinstance(value, Tensor):
                 found[name] = value.detach()
-            elif isinstance(value, dict) and not str(key).startswith('optim'):
-                collect(value, f'{name}.')
+                continue
+            inner = _entries(value)
+            if inner is not None and not str(key).startswith('optim'):
+                collect(inner, f'{name}.')
 
-    if isinstance(content, dict):
-        collect(content, '')
+    collect(_entries(content) or {}, '')
     return found
+
+
+def _entries(value: Any) -> dict | None:
+    """Of a dict, or of a module that became an :class:`Inert`."""
+    if isinstance(value, dict):
+        return value
+    state = value.state if isinstance(value, Inert) else None
+    if not isinstance(state, dict) or '_modules' not in state:
+        return None
+    places = (state.get(f'_{k}') for k in ('parameters', 'buffers', 'modules'))
+    return {k: v for place in places if place for k, v in place.items()}

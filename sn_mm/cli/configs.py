@@ -117,16 +117,17 @@ def register_toolbox(cfg: Config) -> str | None:
         return scope
     try:
         utils = import_module(f'{scope}.utils')
-        register = utils.register_all_modules
-    except (ModuleNotFoundError, AttributeError) as error:
+    except ModuleNotFoundError as error:
         # a broken toolbox is another matter than a missing one
-        missing = getattr(error, 'name', None)
-        if missing not in (scope, f'{scope}.utils', 'register_all_modules'):
+        if error.name not in (scope, f'{scope}.utils'):
             raise
+        utils = None
+    register = getattr(utils, 'register_all_modules', None)
+    if register is None:
         raise LaunchError(
             f"default_scope='{scope}' of the config is no toolbox that is "
             "installed; use 'mmdet' or 'mmseg', or install it"
-        ) from error
+        )
     register(init_default_scope=False)
     return scope
 

@@ -26,9 +26,8 @@ def update_running(
     Args:
         mean, var: (C,).
         count: () number of batches so far, int64.
-        batch: (2, 1, C), the batch's mean and variance, without gradient;
-            or (3, 1, C) with its number of positions: nothing moves if that
-            is 0.
+        batch: (2, 1, C), the batch's mean and variance; or (3, 1, C) with
+            its number of positions: nothing moves if that is 0.
         momentum: weight of the batch's; None averages over all batches.
     """
     kernels = switch_triton if mean.is_cuda else switch_native

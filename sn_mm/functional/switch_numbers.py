@@ -7,8 +7,8 @@ detector more than its memory does.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sn_mm.distributed.gather import gather_moments, merge_parts
 from sn_mm.distributed.waiting import waiting_for_others
-from sn_mm.kernels.fused import switch_driven
+from sn_mm.kernels.fused import switch_driven, switch_native, switch_triton
 from sn_mm.kernels.fused.switch_settings import Switch
 from sn_mm.kernels.layout import cast, is_worth_keeping
 
@@ -31,7 +31,7 @@ class SwitchNumbers(AnyRule):
     then the pooled moments of every statistic.
     """
 
-    kernels = ''  # the module that computes
+    kernels: ModuleType  # that compute
 
     def __init__(self, rule, size: int, dtype: torch.dtype) -> None:
         super().__init__(rule, size, dtype)
@@ -44,11 +44,6 @@ class SwitchNumbers(AnyRule):
             rule.eps,
         )
 
-    @classmethod
-    def is_usable(cls, device: torch.device) -> bool:
-        """Whether the kernels work there."""
-        return not importlib.import_module(cls.kernels).why_not()
-
     def forward(
         self, moments: Tensor, params: Params
     ) -> tuple[Factors, Sequence[Tensor], Sequence[Tensor | None]]:
@@ -60,7 +55,7 @@ class SwitchNumbers(AnyRule):
             gathered.append(parts)
             return merge_parts(parts).unsqueeze(1)
 
-        factors, pools = self._module().forward(
+        factors, pools = self.kernels.forward(
             self.switch,
             moments,
             *_all_params(params),
@@ -79,7 +74,7 @@ class SwitchNumbers(AnyRule):
         brought: Sequence[Tensor | None],
     ) -> Factors:
         parts = brought[0] if self._is_synchronized() else None
-        factors, _ = self._module().forward(
+        factors, _ = self.kernels.forward(
             self.switch,
             moments,
             *_all_params(params),
@@ -108,7 +103,7 @@ class SwitchNumbers(AnyRule):
                 dist.all_reduce(own, group=self.rule.process_group)
             return own * (self.size / total.clamp(min=1))
 
-        factors, *d_params = self._module().backward(
+        factors, *d_params = self.kernels.backward(
             self.switch,
             moments,
             sums,
@@ -137,9 +132,6 @@ class SwitchNumbers(AnyRule):
             and dist.get_world_size(group) > 1
         )
 
-    def _module(self):
-        return importlib.import_module(self.kernels)
-
 
 class NativeSwitch(SwitchNumbers):
     """In C beside the native sweeps; mostly with them, in one call each way.
@@ -147,13 +139,18 @@ class NativeSwitch(SwitchNumbers):
     ``brought`` is then the given moments of 'bn', if there are any.
     """
 
-    kernels = 'sn_mm.kernels.fused.switch_native'
+    kernels = switch_native
     _is_driven = False
+
+    @classmethod
+    def is_usable(cls, device: torch.device) -> bool:
+        """Whether the kernels work there."""
+        return switch_native.why_not() is None
 
     def normalize(self, sweeps, x, params, relu):
         """See :meth:`AnyRule.normalize`."""
         rows = None
-        if not (self._is_synchronized() or switch_driven.why_not()):
+        if switch_driven.why_not() is None and not self._is_synchronized():
             rows = sweeps.Rows.from_tensor(x)
         if rows is None:
             return super().normalize(sweeps, x, params, relu)
@@ -208,7 +205,7 @@ class NativeSwitch(SwitchNumbers):
     def _given(self) -> Tensor | None:
         """(2, 1, C), float64, where 'bn' has given moments."""
         running = self.rule.running
-        if running is None or 'bn' not in self.rule.statistics:
+        if running is None or 'bn' not in self.switch.statistics:
             return None
         return torch.stack(running).double().unsqueeze(1)
 
@@ -216,12 +213,12 @@ class NativeSwitch(SwitchNumbers):
 class TritonSwitch(SwitchNumbers):
     """On a GPU, beside Triton's sweeps."""
 
-    kernels = 'sn_mm.kernels.fused.switch_triton'
+    kernels = switch_triton
 
     @classmethod
     def is_usable(cls, device: torch.device) -> bool:
         """Whether the kernels work there, as seen at their first use."""
-        return not importlib.import_module(cls.kernels).why_not(device)
+        return switch_triton.why_not(device) is None
 
 
 def _all_params(params: Params) -> tuple:

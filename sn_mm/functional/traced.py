@@ -45,6 +45,21 @@ def leaves_torch() -> bool:
     return _is_exporting() or torch.jit.is_tracing()
 
 
+def in_backward() -> bool:
+    """Whether a backward is under way: an activation checkpoint recomputes."""
+    return not is_recorded() and torch._C._current_graph_task_id() != -1
+
+
+def stored(t: Tensor) -> Tensor:
+    """t, which a compiled graph keeps for its backward as it is now.
+
+    A graph may as well keep what t was computed from and compute it anew. If
+    that is a buffer, which the forward moves meanwhile, gradients are wrong.
+    What is reduced to less than a quarter is never computed anew.
+    """
+    return t.expand(8, *t.shape).amax(0) if is_recorded() else t
+
+
 def normalize_rows_traced(
     x: Tensor, rule, params, relu: bool = False
 ) -> tuple[Tensor, ...]:
@@ -92,5 +107,21 @@ def _over_positions(t: Tensor, ones: tuple[int, ...], store: bool) -> Tensor:
     """
     t = t.reshape((1,) * (2 - t.dim()) + tuple(t.shape))
     if store:
-        t = torch.as_strided(t, t.shape, t.stride())
+        t = _Stored.apply(t)
     return t.reshape(*t.shape, *ones)
+
+
+class _Stored(torch.autograd.Function):
+    """The identity, whose output inductor has in memory.
+
+    The gradient is written out: in that of ``as_strided``, inductor may read
+    other memory than what it has just computed.
+    """
+
+    @staticmethod
+    def forward(ctx, t: Tensor) -> Tensor:
+        return torch.as_strided(t, t.shape, t.stride())
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        return dy

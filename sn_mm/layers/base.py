@@ -357,14 +357,15 @@ class RowNorm(_InstanceNorm):
         if self.measures is not None:
             self.measures(batch.detach())
         else:
-            self.move_running_(batch.detach())
+            self.move_running_(batch)
 
     def move_running_(self, batch: Tensor) -> None:
         """Move the running statistics; ``batch`` as for :meth:`track`."""
+        own = self._buffers  # not by attribute, which takes longer
         update_running(
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
+            own['running_mean'],
+            own['running_var'],
+            own['num_batches_tracked'],
             batch,
             self.momentum,
         )
@@ -447,15 +448,12 @@ class RowNorm(_InstanceNorm):
             t = getattr(self, name)
             if t is not None and tuple(t.shape) != wanted:
                 self._refuse_shape(name, t, wanted)
-        for tensors, names in (
-            (self._parameters, ('weight', 'bias')),
-            (self._buffers, self.running_names),
-        ):
-            for name in names:
-                t = tensors.get(name)
-                if name in own_shapes or t is None:
-                    continue
-                if t.numel() != channels:
+        own, buffers = self._parameters, self._buffers
+        named = [(name, own.get(name)) for name in ('weight', 'bias')]
+        named += [(name, buffers.get(name)) for name in self.running_names]
+        for name, t in named:
+            if t is not None and t.numel() != channels:
+                if name not in own_shapes:
                     self._refuse_shape(name, t, (channels,))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sn_mm.functional import normalize_rows
 from sn_mm.functional.renorm import Limit, RenormRule, scheduled
 from sn_mm.functional.running import update_running
+from sn_mm.functional.traced import in_backward, is_traced, stored
 from sn_mm.utils import check_count
 
 from .arguments import warn_of_momentum
@@ -68,6 +69,9 @@ class BRN(RowNorm):
         num_batches_tracked: int64 scalar buffer. Batches that are not finite
             do not count.
 
+    An activation checkpoint (``with_cp``) repeats a forward in the backward:
+    with the statistics of the first time, and without counting it.
+
     A state dict of BN fits: its ``running_var`` becomes ``running_std``, and
     evaluation is the same function.
 
@@ -81,6 +85,9 @@ class BRN(RowNorm):
     can_rectify = True
     running_names = ('running_mean', 'running_std')
     options = dict(r_max=1.5, d_max=0.5, renorm_schedule=None, bn_eval=False)
+    # running statistics and limits of the last training step, for an
+    # activation checkpoint that repeats it after they have moved
+    _last = None
 
     def __init__(
         self,
@@ -117,16 +124,21 @@ class BRN(RowNorm):
         y = self.if_constant_map(x) if evaluates else None
         if y is not None:
             return y
-        r_max, d_max = self.limits()
         own = {**self._parameters, **self._buffers}
-        running = own['running_mean'].detach(), own['running_std'].detach()
-        if not evaluates:  # as they were, for the rule's call in backward
-            running = tuple(t.clone() for t in running)
+        is_again = not evaluates and in_backward()
+        given = self._last if is_again else None
+        if given is None:
+            running = own['running_mean'].detach(), own['running_std'].detach()
+            if not evaluates:  # as they were, for the rule's call in backward
+                running = tuple(stored(t.clone()) for t in running)
+            given = running, self.limits()
+        if not is_traced(x):
+            self._last = None if evaluates else given
+        running, limits = given
         rule = RenormRule(
             running,
             self.eps,
-            r_max,
-            d_max,
+            *limits,
             evaluates=evaluates,
             process_group=self.resolved_group(),
         )
@@ -136,8 +148,13 @@ class BRN(RowNorm):
         if evaluates:
             return result
         y, batch = result
-        self.track(x, batch)
+        if not is_again:
+            self.track(x, batch)
         return y
+
+    def __getstate__(self) -> dict:
+        """Copies do not recompute what has run here."""
+        return dict(self.__dict__, _last=None)
 
     def limits(self) -> tuple[Limit, Limit]:
         """r_max and d_max of the next training step."""
@@ -146,7 +163,7 @@ class BRN(RowNorm):
         if self.renorm_schedule is None:
             return self.r_max, self.d_max
         plan = {**PUBLISHED_SCHEDULE, **self.renorm_schedule}
-        start, step = plan['start'], self.num_batches_tracked
+        start, step = plan['start'], stored(self.num_batches_tracked)
         return (
             scheduled(step, start, plan['r_end'], 1.0, plan['r_max']),
             scheduled(step, start, plan['d_end'], 0.0, plan['d_max']),
@@ -154,7 +171,7 @@ class BRN(RowNorm):
 
     def move_running_(self, batch: Tensor) -> None:
         """Move mean and standard deviation towards the batch's."""
-        mean, var, *count = batch.unbind(0)
+        mean, var, *count = batch.detach().unbind(0)
         update_running(
             self.running_mean,
             self.running_std,

@@ -219,8 +219,9 @@ class SwitchNorm(HardRatios, RowNorm):
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         wanted = self._ratio_shape()
+        own = self._buffers if self.hard_ratios else self._parameters
         for name in RATIO_PARAMETERS:
-            t = getattr(self, name)
+            t = own[name] if name in own else getattr(self, name)
             if t is None or t.shape != wanted:
                 shape = None if t is None else tuple(t.shape)
                 raise ValueError(
@@ -247,7 +248,8 @@ class SwitchNorm(HardRatios, RowNorm):
         return (self.ratio_groups, *shape) if self.ratio_groups > 1 else shape
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean_weight, self.var_weight
+        own = self._buffers if self.hard_ratios else self._parameters
+        return own['mean_weight'], own['var_weight']
 
     def _statistics_chosen(self) -> set[str]:
         """The statistics in use of a layer whose ratios are one-hot.

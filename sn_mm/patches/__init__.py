@@ -18,6 +18,7 @@ cannot be done otherwise. ``import sn_mm`` calls :func:`apply`.
 - :mod:`.buffers_before_saving`: mmengine's ``SyncBuffersHook``.
 - :mod:`.fusion`: torch's ``fuse_conv_bn_eval``.
 - :mod:`.pretrained_init`: mmengine's initializer ``Pretrained``.
+- :mod:`.handed_on_starts`: ``init_weights`` of mmengine's BaseModule.
 - :mod:`.ratio_rate`: mmengine's ``build_optim_wrapper``.
 - :mod:`.runner_hooks`: the hooks of mmengine's Runner.
 - :mod:`sn_mm_ops`, beside the package: ``mmcv._ext``, where mmcv has none.
@@ -32,6 +33,7 @@ from .buffers_before_saving import sync_before_saving
 from .filled_models import fill_models
 from .foreign_norms import refuse_in_tests, watch_loading
 from .fusion import refuse_fusion
+from .handed_on_starts import leave_starts_to_parents
 from .local_checkpoints import register_local_loader
 from .numpy_in1d import restore_in1d
 from .onedl_packages import name_onedl_packages
@@ -56,6 +58,7 @@ def apply() -> None:
     sync_before_saving()
     refuse_fusion()
     register_pretrained()
+    leave_starts_to_parents()
     read_ratio_rates()
     watch_runners()
 
@@ -63,6 +66,7 @@ def apply() -> None:
 __all__ = [
     'apply',
     'fill_models',
+    'leave_starts_to_parents',
     'name_onedl_packages',
     'read_own_configs',
     'read_ratio_rates',

@@ -67,10 +67,12 @@ def normalize(
     layer, kept = Layer.from_buffer_copy(plan.layer), []
     plan.place(layer, scratch('numbers', plan.forward))
     _place_params(layer, rows.channels, params, kept)
-    batch = doubles(2, 1, rows.channels) if given is None else given
-    layer.bn_pool = checked_address(
-        batch, torch.float64, (2, 1, rows.channels), 'what is given', kept
-    )
+    if given is None:
+        batch = doubles(2, 1, rows.channels)
+        layer.bn_pool = batch.data_ptr()
+    else:
+        batch = given
+        _place_given(layer, given, kept)
     function = function_address('switch_forward')
     y, moments = driver.forward(
         rows, function, layer, keep, relu, by_sample=given is not None
@@ -104,9 +106,7 @@ def differentiate(
     c, logits = rows.channels, params[0].numel()
     _place_params(layer, c, params, kept)
     if given is not None:
-        layer.bn_pool = checked_address(
-            given, torch.float64, (2, 1, c), 'what is given', kept
-        )
+        _place_given(layer, given, kept)
     d_params = floats(2 * (logits + c))
     first = d_params.data_ptr()
     backward.d_mean_weight = first
@@ -116,11 +116,10 @@ def differentiate(
     function = function_address('switch_backward')
     gate = function_address('switch_forward') if relu else None
     d_x = driver.backward(rows, moments, function, backward, gate, wanted)
-    parts = d_params.split_with_sizes((logits, logits, c, c))
-    return d_x, [
-        d if p is None or p.dim() == 1 else d.view(p.shape)
-        for d, p in zip(parts, params)
-    ]
+    parts = list(d_params.split_with_sizes((logits, logits, c, c)))
+    if params[0].dim() > 1:
+        parts[:2] = (d.view(params[0].shape) for d in parts[:2])
+    return d_x, parts
 
 
 class _Plan:
@@ -208,6 +207,13 @@ def _plan(
 
 
 _made_plan = functools.lru_cache(maxsize=512)(_Plan)
+
+
+def _place_given(layer: Layer, given: Tensor, kept: list[Tensor]) -> None:
+    shape = 2, 1, layer.channels
+    layer.bn_pool = checked_address(
+        given, torch.float64, shape, 'what is given', kept
+    )
 
 
 def _place_params(

@@ -286,8 +286,8 @@ def move_running(
     if 0 in addresses:
         return False
     rows, c = pooled.shape[0], pooled.shape[-1]
-    fits = pooled.shape in ((2, 1, c), (3, 1, c)) and count.numel() == 1
-    if not fits or mean.shape != (c,) or var.shape != (c,):
+    fits = rows in (2, 3) and pooled.numel() == rows * c == rows * mean.numel()
+    if not fits or var.numel() != c or count.numel() != 1:
         return False
     library = _library.get()
     if library is None:

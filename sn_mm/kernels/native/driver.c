@@ -25,12 +25,16 @@ typedef void combine_sweep(const void *, const void *, int64_t, int64_t,
                            const float *, const float *, const float *,
                            const float *, void *, int64_t);
 
+/* An output of so many bytes is about to be written. */
+typedef void expect_output(void *, int64_t);
+
 typedef struct {
   moments_sweep *moments;
   affine_sweep *affine;
   products_sweep *products;
   remeasure_sweep *remeasure;
   combine_sweep *combine;
+  expect_output *expect;
 } sweeps;
 
 /* From moments (2, N, C) to near, scale and shift (3, N, C). */
@@ -49,6 +53,7 @@ void driver_forward(const sweeps *use, const void *x, int64_t samples,
                     int64_t block, int64_t bytes, double *moments,
                     forward_numbers *numbers, void *of, int64_t relu, void *y,
                     double *scratch, int64_t threads) {
+  use->expect(y, samples * bytes);
   for (int64_t start = 0; start < samples; start += block) {
     const int64_t n = samples - start < block ? samples - start : block;
     const int64_t rows = n * channels;

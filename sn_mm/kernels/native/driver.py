@@ -42,7 +42,7 @@ _library = Library(
     ('-O2',),
 )
 _CACHE = 1 << 19  # bytes that stay in a second-level cache, with output
-_SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine')
+_SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine', 'expect')
 
 
 def why_not() -> str | None:

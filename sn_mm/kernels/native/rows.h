@@ -278,9 +278,14 @@ INLINE void row_combine(const value *dy, const value *x, int64_t size, blend b,
   }
   store(out, combine_of(load(dy), load(x), b, gated));
   int64_t i = to_alignment(out);
-  for (; i + LANES <= size; i += LANES) {
-    __builtin_prefetch(out + i + ahead, 1);
+  for (; i + 2 * LANES <= size; i += 2 * LANES) {
+    fetch_two_to_write(out + i + ahead);
+    for (int64_t j = i; j < i + 2 * LANES; j += LANES)
+      store(out + j, combine_of(load(dy + j), load(x + j), b, gated));
+  }
+  if (i + LANES <= size) {
     store(out + i, combine_of(load(dy + i), load(x + i), b, gated));
+    i += LANES;
   }
   i = size - LANES;
   store(out + i, combine_of(load(dy + i), load(x + i), b, gated));

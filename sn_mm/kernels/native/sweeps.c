@@ -23,8 +23,10 @@
 /* Rows summed at once, at most, and values that these should have. */
 #define ROWS 64
 #define VALUES 8192
-/* Values written at once. */
-#define PIECE 4096
+/* Values written at once: many, since a processor must find out anew what to
+ * fetch ahead of each piece. Past the caches as many as a buffer holds. */
+#define PIECE 65536
+#define BUFFER 4096
 
 /* What suits the machine, see calibration.py: how many values ahead to fetch
  * from memory what is read and what is written, and from how many bytes of
@@ -303,14 +305,15 @@ INLINE void make_piece(layout in, const recipe *how, int64_t start,
     write_piece(in, how, start, count, gated, write_ahead, out + start);
     return;
   }
-  value buffer[PIECE + LINE / sizeof(value)] __attribute__((aligned(LINE)));
+  value buffer[BUFFER + LINE / sizeof(value)] __attribute__((aligned(LINE)));
   value *values = buffer + (uintptr_t)(out + start) % LINE / sizeof(value);
   write_piece(in, how, start, count, gated, 0, values);
   stream(out + start, values, count);
 }
 
-/* Fewer page faults on a fresh large output. Only advice: failing is fine. */
-static void advise(value *out, int64_t bytes) {
+/* Fewer page faults on a fresh large output, the whole of which must be given
+ * at once. Only advice: failing is fine. */
+void sweeps_expect(value *out, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   const uintptr_t start = (uintptr_t)out, end = start + bytes;
   const uintptr_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
@@ -321,22 +324,30 @@ static void advise(value *out, int64_t bytes) {
 #endif
 }
 
+/* Shares of several threads are to be alike. */
+static int64_t piece_for(int64_t values, int threads) {
+  if (threads == 1) return PIECE;
+  const int64_t share = values / (8 * threads);
+  return share < BUFFER ? BUFFER : smaller(share, PIECE);
+}
+
 /* From the end: the sweep before went from the start, and what it read last
  * is still in the caches. */
 static void write_all(layout in, const recipe *how, value *out,
                       int64_t most_threads) {
   const int64_t values = values_of(in),
                 bytes = values * (int64_t)sizeof(value);
-  const int64_t pieces = (values + PIECE - 1) / PIECE;
   const int threads = threads_for(in, most_threads);
   const int past_caches =
       CAN_STREAM && stream_from >= 0 && bytes >= stream_from;
-  advise(out, bytes);
+  const int64_t piece = past_caches ? BUFFER : piece_for(values, threads);
+  const int64_t pieces = (values + piece - 1) / piece;
+  sweeps_expect(out, bytes);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)
     for (int64_t i = pieces - 1; i >= 0; i--) {
-      const int64_t start = i * PIECE, n = smaller(PIECE, values - start);
+      const int64_t start = i * piece, n = smaller(piece, values - start);
       if (how->relu)
         make_piece(in, how, start, n, past_caches, 1, out);
       else

@@ -114,7 +114,9 @@ def test_backbone_converted_for_c4_detectors(image, tmp_path):
     assert_same(model, original, image)
 
 
-@pytest.mark.parametrize('depth', [18, 34, 152])
+@pytest.mark.parametrize(
+    'depth', [18, 34, pytest.param(152, marks=pytest.mark.slow)]
+)
 def test_other_depths(depth, tmp_path, image):
     original = oracle.fill(oracle.ResNet(depth))
     path = tmp_path / f'r{depth}.pth'

@@ -11,7 +11,7 @@ from sn_mm import load_pretrained
 from tests.public.detection_reference import detect, mask_logits
 from tests.public.released_configs import build
 
-SHORT, LONG, COUNT, THRESHOLD = 96, 150, 60, 0.05
+SHORT, LONG, COUNT, THRESHOLD = 96, 150, 25, 0.05
 
 
 @torch.no_grad()

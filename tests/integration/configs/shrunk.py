@@ -70,7 +70,7 @@ def shrink(cfg: Config, work_dir: os.PathLike) -> Config:
     """One training step of two small images, then one evaluation step.
 
     Nothing that the paper sets is touched but lengths, image sizes, the
-    number of proposals and the width of heads.
+    number of proposals and the width of networks.
     """
     without_pretrained(cfg)
     short, _ = sides = SIDES[cfg.default_scope]
@@ -102,6 +102,7 @@ def shrink(cfg: Config, work_dir: os.PathLike) -> Config:
             step.scale = tuple(round(factor * side) for side in step.scale)
     _shrink_proposals(cfg.model)
     _shrink_heads(cfg.model)
+    _halve_backbone(cfg.model)
     return cfg
 
 
@@ -114,7 +115,7 @@ def options(path: Path, work_dir: os.PathLike) -> list[str]:
 def _differences(old, new, place: str = '') -> Iterator[str]:
     if isinstance(new, dict) and isinstance(old, dict):
         pairs = [(key, old.get(key), value) for key, value in new.items()]
-    elif isinstance(new, list) and isinstance(old, list):
+    elif _is_pipeline(old) and _is_pipeline(new):
         pairs = [(i, *both) for i, both in enumerate(zip(old, new))]
     else:
         if old != new or type(old) is not type(new):
@@ -122,6 +123,13 @@ def _differences(old, new, place: str = '') -> Iterator[str]:
         return
     for key, before, after in pairs:
         yield from _differences(before, after, f'{place}.{key}'.lstrip('.'))
+
+
+def _is_pipeline(value) -> bool:
+    """A list of dicts, whose steps are changed one by one."""
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(step, dict) for step in value)
 
 
 @functools.cache
@@ -177,11 +185,15 @@ def _shrink_images(dataset, short: int, long: int) -> None:
 
 
 def _shrink_proposals(model) -> None:
+    # a stage of the backbone sees every RoI of the C4 detectors
+    few = 4 if 'shared_head' in (model.get('roi_head') or {}) else 8
     for part in dicts(model):
         if part.get('type') == 'RandomSampler':
-            part.num = min(part.num, 16)
+            part.num = min(part.num, few)
         if 'nms_pre' in part and 'max_per_img' in part:
-            part.update(nms_pre=50, max_per_img=8)
+            part.nms_pre = 50
+        if 'max_per_img' in part:  # of the heads too, for each has a mask
+            part.max_per_img = few
         if 'score_thr' in part:
             part.score_thr = 0.0
 
@@ -193,3 +205,25 @@ def _shrink_heads(model) -> None:
     head = model.get('decode_head') or {}
     if head.get('channels') == 512:
         head.channels = 64
+
+
+def _halve_backbone(model) -> None:
+    """ResNets of half the channels, and what takes maps from them.
+
+    The C4 detectors' heads have the backbone's last stage, of fixed width.
+    """
+    backbone = model.get('backbone') or {}
+    neck, head = model.get('neck') or {}, model.get('decode_head') or {}
+    if not str(backbone.get('type')).endswith('ResNet'):
+        return
+    if neck.get('in_channels') == [256, 512, 1024, 2048]:
+        neck.in_channels = [128, 256, 512, 1024]
+    elif head.get('in_channels') == 2048:
+        head.in_channels = 1024
+        if 'c1_in_channels' in head:
+            head.c1_in_channels //= 2
+        if model.get('auxiliary_head'):
+            model.auxiliary_head.in_channels //= 2
+    else:
+        return
+    backbone.update(base_channels=32, stem_channels=32)

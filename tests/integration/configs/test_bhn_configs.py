@@ -32,6 +32,7 @@ SHARED = {
         'roi_head.mask_head.convs.0.bn',
     ],
     'pspnet_r50-d8_syncbhn_4xb2-80k_cityscapes-769x769': [],
+    'faster-rcnn_r18_fpn_bhn_demo': [],
     'faster-rcnn_r18_fpn_bhn-all_demo': [
         'neck.lateral_convs.0.bn',
         'neck.fpn_convs.0.bn',

@@ -27,9 +27,20 @@ CONFIGS = (
 )
 # seen at several scales
 MULTI_SCALE = (CONFIGS[3], CONFIGS[5])
+ALWAYS = (CONFIGS[0], CONFIGS[2], CONFIGS[5])
 
 
-@pytest.mark.parametrize('name', CONFIGS, ids=lambda name: name[:13])
+def some_slow():
+    """A detector with masks and a segmentor at several scales come always.
+
+    The others do what these do; test_steps has a step of each.
+    """
+    for name in CONFIGS:
+        marks = () if name in ALWAYS else pytest.mark.slow
+        yield pytest.param(name, id=name[:13], marks=marks)
+
+
+@pytest.mark.parametrize('name', some_slow())
 def test_trains_and_tests(name, data_folder, tmp_path, monkeypatch, capsys):
     path = shrunk.CONFIGS / f'{name}.py'
     arguments = [str(path), '--work-dir', str(tmp_path)]

@@ -7,7 +7,7 @@ from torch import nn
 
 from sn_mm import SN2d
 from tests.builders import flatten, randomize_norms, resnet
-from tests.norm_tester import Bound
+from tests.norm_tester import NORMS, Bound, gradient_of
 from tests.utils import assert_close, needs_compile, randomize, run
 
 pytestmark = needs_compile
@@ -46,6 +46,36 @@ def test_inductor():
     fast = torch.compile(layer, fullgraph=True)
     got = run(Bound(layer, fast), x, dy)
     assert_close(got, run(reference, x, dy), 2e-5)
+
+
+class Beside(nn.Module):
+    """Outputs of several norms for one input, concatenated."""
+
+    def __init__(self, norms):
+        super().__init__()
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, x):
+        return torch.cat([norm(x) for norm in self.norms], 1)
+
+
+@pytest.mark.slow
+def test_inductor_of_the_family():
+    """Two rules in one graph; all rows, uncompiled: tests/norm_tester.py.
+
+    BRN's gradient needs running statistics as they were before the forward
+    moved them. The gradient of what is concatenated is no memory of its own.
+    """
+    rows = [row for row in NORMS if row.name in ('BRN', 'AN')]
+    layer, eager = (Beside(row.layer() for row in rows) for _ in range(2))
+    fast = torch.compile(layer, fullgraph=True)
+    for seed in range(2):
+        x = rows[0].input(seed=seed)
+        dy = gradient_of(torch.cat([x, x], 1))
+        got = run(Bound(layer, fast), x, dy)
+        assert_close(got, run(eager, x, dy), 2e-5)
+    for a, b in zip(layer.buffers(), eager.buffers()):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

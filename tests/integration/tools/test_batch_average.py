@@ -21,6 +21,8 @@ NAMES = (
     'faster-rcnn_r18_fpn_sn-all_demo.py',
     'pspnet_r18-d8_sn-all_demo-160x192.py',
 )
+# what no toolbox has a part in is seen on one's config
+ONE = pytest.mark.parametrize('case', NAMES[1:], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,7 @@ def test_the_toolbox_tests_what_was_written(case, tmp_path, capsys):
     assert not list(tmp_path.glob('.out*'))
 
 
+@ONE
 def test_what_the_user_may_get_wrong(case, tmp_path):
     path, _, model, file = case
     out, work = tmp_path / 'out.pth', ('--work-dir', tmp_path)
@@ -131,6 +134,7 @@ def test_what_the_user_may_get_wrong(case, tmp_path):
     assert not out.exists()
 
 
+@ONE
 def test_config_without_sn(case, tmp_path):
     path, _, model, _ = case
     bn = path.with_name(path.name.replace('_sn-all', '_bn-all'))

@@ -51,6 +51,7 @@ def test_list_configs():
     assert not said
 
 
+@pytest.mark.slow
 def test_batch_average(tiny_demo_data, checkpoint, tmp_path):
     data = str(tiny_demo_data)
     arguments = (CONFIG, checkpoint, tmp_path / 'out.pth')

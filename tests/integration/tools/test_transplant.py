@@ -142,7 +142,9 @@ def test_a_backbones_start_loads_strictly(networks, tmp_path, capsys):
     assert all(torch.equal(own[k], state[k]) for k in own)
 
 
-@pytest.mark.parametrize('name', [DETECTOR, SEGMENTOR])
+@pytest.mark.parametrize(
+    'name', [DETECTOR, pytest.param(SEGMENTOR, marks=pytest.mark.slow)]
+)
 def test_whole_networks(name, networks, tmp_path, capsys):
     out = tmp_path / 'whole.pth'
     # the statistics of 60 layers have to settle first

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sn_mm.checkpoints.convert import (
     STYLES,
@@ -134,6 +135,33 @@ def test_files_that_are_none(change, words):
     change(state)
     with pytest.raises(CheckpointError, match=words):
         convert(state, DECODER, full_name, report())
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the elements of every tensor that is no view of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = [0]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not (
+            args and out.data_ptr() == getattr(args[0], 'data_ptr', int)()
+        ):
+            self.made.append(out.numel())
+        return out
+
+
+def test_large_tensors_are_checked_without_copies():
+    """Those of a mapped file would be the file once more."""
+    value = torch.zeros(3, 1 << 20)
+    with Sizes() as sizes:
+        check_finite('a.weight', value)
+    assert 0 < max(sizes.made) < value.numel() / 2
+    value[0, 5] = value[2, -1] = float('nan')
+    with pytest.raises(CheckpointError, match='in 2 of 3145728 places'):
+        check_finite('a.weight', value)
 
 
 def test_finite_numbers_pass():

@@ -93,7 +93,7 @@ def test_what_runs_leave_beside_the_weights(tmp_path):
             default=collections.defaultdict(list, x=[1]),
             size=torch.Size([1]),
             dtype=torch.float16,
-            network=nn.BatchNorm2d(2),
+            network=nn.BatchNorm2d(2, affine=False),
         )
         path = written(tmp_path / 'run.pth', content)
     finally:
@@ -108,7 +108,12 @@ def test_what_runs_leave_beside_the_weights(tmp_path):
         value = got[name]
         value = value['loss'] if name == 'message_hub' else value
         assert isinstance(value, Inert), name
-    assert flattened(got).keys() == {'state_dict.w'}
+    assert flattened(got).keys() == {
+        'state_dict.w',
+        'network.running_mean',
+        'network.running_var',
+        'network.num_batches_tracked',
+    }
 
 
 def test_a_tensor_of_a_subclass_is_a_tensor(tmp_path):
@@ -164,6 +169,43 @@ def test_safetensors_by_content(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors', types.ModuleType('s'))
     monkeypatch.setitem(sys.modules, 'safetensors.torch', fake)
     assert list(read_content(path)) == [str(path)]
+
+
+class Part(nn.Module):
+    """As a class of somebody's, which a reader need not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.nothing = None
+        self.register_buffer('also_nothing', None)
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('as_zip', [True, False])
+@pytest.mark.parametrize('wrap', [lambda m: m, lambda m: {'net': m}])
+def test_modules_saved_whole(tmp_path, as_zip, wrap, monkeypatch):
+    """Their tensors are read; their classes are not even imported."""
+    path, part = tmp_path / 'file.pth', Part()
+    content = wrap(nn.ModuleDict(dict(module=part)))
+    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    monkeypatch.delattr(sys.modules[__name__], 'Part')
+    got = flattened(read_content(path))
+    front = 'module.' if isinstance(content, nn.Module) else 'net.module.'
+    state = part.state_dict()
+    assert list(got) == [f'{front}{key}' for key in state]
+    assert all(torch.equal(got[front + key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize('as_zip', [True, False])
+@pytest.mark.parametrize('ending', ['.safetensors', '.tar', '.json', ''])
+def test_any_ending(tmp_path, as_zip, ending):
+    """Also one that torch itself takes for another kind of file."""
+    path = tmp_path / f'file{ending}'
+    state = nn.BatchNorm2d(4).state_dict()
+    torch.save(state, path, _use_new_zipfile_serialization=as_zip)
+    got = read_content(path)
+    assert all(torch.equal(got[key], state[key]) for key in state)
 
 
 def test_safetensors(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmcv.cnn import build_norm_layer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sn_mm import (
     convert_norm,
@@ -283,3 +284,33 @@ def test_running_statistics_are_those_of_all_processes():
     for state in states:
         for name, value in layer.state_dict().items():
             assert relative_error(state[name], value) < 1e-12, name
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+@pytest.mark.parametrize('schedule', [None, dict(start=0, r_end=9, d_end=7)])
+def test_an_activation_checkpoint_repeats_the_same_step(
+    schedule, use_reentrant
+):
+    """Gradients, statistics and the count of steps are those without it."""
+    gen = torch.Generator().manual_seed(0)
+    start = randomize(BRN(5, momentum=0.3, renorm_schedule=schedule)).double()
+    start.num_batches_tracked.fill_(4)
+    layers = [copy.deepcopy(start) for _ in range(2)]
+    for _ in range(3):
+        x = 2 * torch.randn(3, 5, 4, 6, generator=gen).double() + 1
+        dy = torch.randn(x.shape, generator=gen).double()
+        found = []
+        for layer, is_repeated in zip(layers, (False, True)):
+            layer.zero_grad()
+            leaf = x.clone().requires_grad_()
+            if is_repeated:
+                y = checkpoint(layer, leaf, use_reentrant=use_reentrant)
+            else:
+                y = layer(leaf)
+            y.backward(dy)
+            grads = {n: p.grad for n, p in layer.named_parameters()}
+            state = {f'state.{n}': t for n, t in layer.state_dict().items()}
+            found.append(dict(y=y, x=leaf.grad, **grads, **state))
+        for name, want in found[0].items():
+            assert torch.equal(found[1][name], want), name
+    assert int(layers[1].num_batches_tracked) == 7

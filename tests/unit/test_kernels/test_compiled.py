@@ -22,6 +22,7 @@ BUILDS = {
     'this Triton, sm_90': 90,
     'old Triton, sm_80': 80,
 }
+SLOW = ('this Triton, sm_80',)  # half a minute for what the others have
 SWEEPS = {
     'moments_kernel',
     'affine_kernel',
@@ -31,43 +32,33 @@ SWEEPS = {
 }
 
 
-@pytest.fixture(scope='module')
-def running(tmp_path_factory):
-    """Processes of the script that run side by side, by build."""
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param(b, marks=[pytest.mark.slow] if b in SLOW else [])
+        for b in BUILDS
+    ],
+)
+def compiled(request, tmp_path_factory):
+    """What the script says of each kernel."""
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     # Triton takes what it compiled before from there
     env['TRITON_CACHE_DIR'] = str(tmp_path_factory.mktemp('triton'))
     env.pop('PYTHONPATH', None)
-    processes = {}
-    for build, capability in BUILDS.items():
-        own = dict(env)
-        if build.startswith('old'):
-            if not (OLD and Path(OLD, 'triton').is_dir()):
-                continue
-            own['PYTHONPATH'] = OLD
-        elif importlib.util.find_spec('triton') is None:
-            continue
-        processes[build] = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(capability)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=own,
-        )
-    yield processes
-    for process in processes.values():
-        process.kill()
-
-
-@pytest.fixture(scope='module', params=BUILDS)
-def compiled(request, running):
-    """What the script says of each kernel."""
-    process = running.get(request.param)
-    if process is None:
-        pytest.skip('needs Triton, or SN_MM_OLD_TRITON, a folder with one')
-    out, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    return json.loads(out)
+    if request.param.startswith('old'):
+        if not (OLD and Path(OLD, 'triton').is_dir()):
+            pytest.skip('needs SN_MM_OLD_TRITON, a folder with an old Triton')
+        env['PYTHONPATH'] = OLD
+    elif importlib.util.find_spec('triton') is None:
+        pytest.skip('needs Triton')
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(BUILDS[request.param])],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 def test_kernels_fit_into_registers(compiled):

@@ -15,7 +15,7 @@ from sn_mm import SyncSN
 from tests.distributed import run_processes
 from tests.utils import assert_close, randomize
 
-STEPS = 100
+STEPS = 40
 OPTIONS = {
     'plain': {},
     'find_unused_parameters': dict(find_unused_parameters=True),
