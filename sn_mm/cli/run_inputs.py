@@ -33,8 +33,8 @@ def check_checkpoint(path: str | None) -> None:
     why = _why_missing(path)
     if why is None and '://' not in path and not _is_of_torch(path):
         raise LaunchError(
-            f'checkpoint {path} is no file that torch.save wrote, or not the '
-            'whole of it: name another .pth file, or copy it anew'
+            f'checkpoint {path} cannot be read: it is no file of torch.save, '
+            'or not the whole of one: name another .pth file, or copy it anew'
         )
     if why is not None:
         raise LaunchError(

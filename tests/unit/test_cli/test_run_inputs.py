@@ -77,5 +77,5 @@ def test_files_that_are_no_checkpoints(tmp_path, zipped):
     broken += [whole[: len(whole) // 2]] if zipped else []
     for content in broken:
         there.write_bytes(content)
-        with pytest.raises(cli.LaunchError, match='no file that torch.save'):
+        with pytest.raises(cli.LaunchError, match='no file of torch.save'):
             cli.check_checkpoint(str(there))
