@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import Callable
 
@@ -12,8 +13,8 @@ from sn_mm.utils.errors import CheckpointError
 from .config_errors import why_not_built
 from .launch_error import LaunchError
 
-# 128 and the number of SIGINT
-_INTERRUPTED = 130
+# 128 and the numbers of SIGINT and SIGPIPE
+_INTERRUPTED, _CLOSED = 130, 141
 
 
 def command(*errors: type[Exception]) -> Callable:
@@ -22,8 +23,9 @@ def command(*errors: type[Exception]) -> Callable:
     A LaunchError or CheckpointError goes to standard error as ``error: ...``
     without a traceback, and the exit status is 1; so does what a config
     describes and a registry cannot build. An interruption (Ctrl-C) is one
-    line too, and status 130, as shells have it. All other exceptions are
-    faults of the program, and keep their traceback.
+    line too, and status 130, as shells have it; status 141, and nothing to
+    read, is for whoever has stopped reading (``| head``). All other
+    exceptions are faults of the program, and keep their traceback.
 
     Args:
         errors: further kinds of exceptions that the user can mend.
@@ -40,6 +42,11 @@ def command(*errors: type[Exception]) -> Callable:
         def wrapped(args: list | None = None) -> int:
             try:
                 main(args)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # nor may Python complain when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return _CLOSED
             except expected as error:
                 print(f'error: {error}', file=sys.stderr)
                 return 1

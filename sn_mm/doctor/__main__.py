@@ -15,6 +15,7 @@ unless told to. The exit status is 1 if something has to be mended, else 0.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from . import start_up
@@ -74,7 +75,10 @@ def main(args: list[str] | None = None) -> int:
     findings = examine(
         needed=args.packages or (), folders=args.packages is None
     )
-    print(page(findings))
+    try:
+        print(page(findings), flush=True)
+    except BrokenPipeError:  # whoever read it has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return int(any(f.state == 'misfit' for f in findings))
 
 

@@ -33,10 +33,7 @@ model = dict(
         norm_eval={norm_eval},
         init_cfg=dict(type='Pretrained', checkpoint={start!r})),
     neck=dict(in_channels=[24, 32, 96, 1280], out_channels=64),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[4])),
+    rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(
             roi_layer=dict(sampling_ratio=2), out_channels=64),

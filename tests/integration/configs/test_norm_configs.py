@@ -31,6 +31,10 @@ def test_what_each_method_has():
         assert (CONFIGS / folder / 'README.md').is_file()
         for part in ('faster-rcnn_r50', 'mask-rcnn_r50', 'pspnet', 'demo'):
             assert part in names, (folder, part)
+    names = [p.stem for p in MORE]
+    for kind in {name.split('-all')[0].rpartition('_')[2] for name in names}:
+        for part in ('faster-rcnn', 'mask-rcnn', 'pspnet'):
+            assert sum(part in n and f'_{kind}-all' in n for n in names) == 1
 
 
 @pytest.mark.parametrize('path', PATHS + MORE, ids=lambda path: path.stem)
@@ -55,7 +59,7 @@ def test_every_norm_is_the_methods(path):
 @pytest.mark.parametrize(
     'path',
     [p for p in PATHS if 'demo' not in p.name and 'mask' not in p.name]
-    + MORE
+    + [p for p in MORE if 'faster' in p.name]
     + WEIGHTS,
     ids=lambda path: path.stem,
 )

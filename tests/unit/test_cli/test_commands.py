@@ -1,6 +1,10 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """How every command line ends."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 
 from sn_mm.checkpoints import CheckpointError
@@ -38,3 +42,29 @@ def test_an_interruption_is_one_line_and_the_shells_status(capsys):
 def test_faults_of_the_program_keep_their_traceback():
     with pytest.raises(KeyError):
         raising(KeyError('x'), OSError)()
+
+
+@pytest.mark.parametrize('lines', [1, 100000])
+def test_a_reader_that_has_gone_is_told_nothing(lines):
+    program = f"""
+        import sys
+        from sn_mm.cli import command
+
+        @command(OSError)
+        def main(args=None):
+            sys.stdin.read()  # until the reader has gone
+            for i in range({lines}):
+                print('a line', i)
+
+        sys.exit(main())
+    """
+    process = subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b''
+    assert process.wait() == 141

@@ -1,0 +1,15 @@
+# Mask R-CNN with FRN and TLU in backbone, neck and heads.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+
+custom_imports = dict(imports=['sn_mm'], allow_failed_imports=False)
+norm_cfg = dict(type='FRN', requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg, norm_eval=False),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(
+        bbox_head=dict(
+            type='Shared4Conv1FCBBoxHead',
+            conv_out_channels=256,
+            norm_cfg=norm_cfg),
+        mask_head=dict(norm_cfg=norm_cfg)))
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
