@@ -79,6 +79,9 @@ class _Settings(argparse.Action):
     """mmengine's DictAction, imported when there are settings."""
 
     def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} {value}: write KEY=VALUE')
         from mmengine.config import DictAction
 
         action = DictAction(self.option_strings, self.dest, nargs=self.nargs)

@@ -16,6 +16,7 @@ _READER = 'mmengine.config'
 _BUILDERS = (
     'mmengine.registry',
     'mmengine.optim.optimizer',
+    'mmengine.runner.runner',
     'mmcv.cnn.bricks',
     'sn_mm.distributed.groups',
     'sn_mm.hooks',
@@ -23,6 +24,8 @@ _BUILDERS = (
     'sn_mm.patches.ratio_rate',
     'sn_mm.utils.counts',
 )
+_BUILD = ('mmengine.registry.build_functions', 'build_from_cfg')
+_REFUSALS = (AssertionError, KeyError, TypeError, ValueError)
 _LONGEST = 300
 
 
@@ -43,19 +46,26 @@ def why_unreadable(path: str, error: Exception) -> str:
 def why_not_built(error: Exception) -> str | None:
     """The sentence about a part that a config describes wrongly.
 
-    None if the error came from somewhere else than the registries and what
-    checks arguments: then it is no matter of the config.
+    None if the error came from somewhere else than the registries, what
+    checks arguments, and constructors that a registry called: then it is no
+    matter of the config.
     """
-    modules = [
-        frame.f_globals.get('__name__', '')
-        for frame, _ in traceback.walk_tb(error.__traceback__)
+    places = [
+        (frame.f_globals.get('__name__', ''), frame.f_code.co_name, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    while modules and modules[-1] == 'inspect':  # asked about no class
-        modules.pop()
-    module = modules[-1] if modules else ''
-    if not any(f'{module}.'.startswith(f'{name}.') for name in _BUILDERS):
+    while places and places[-1][0] == 'inspect':  # asked about no class
+        places.pop()
+    if not places:
         return None
-    return f'the config describes what cannot be built: {_words(error)}'
+    module, function, line = places[-1]
+    text = f'the config describes what cannot be built: {_words(error)}'
+    if any(f'{module}.'.startswith(f'{name}.') for name in _BUILDERS):
+        return text
+    built = any(place[:2] == _BUILD for place in places)
+    if built and function == '__init__' and isinstance(error, _REFUSALS):
+        return f'{text} ({module}, line {line})'
+    return None
 
 
 def _place(path: str, error: Exception) -> tuple[str, int | None]:

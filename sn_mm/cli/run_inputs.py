@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os.path as osp
+import zipfile
 
 from mmengine.config import Config
 
@@ -25,11 +26,16 @@ def check_checkpoint(path: str | None) -> None:
             address, or another scheme, is left to mmengine; None passes.
 
     Raises:
-        LaunchError: if the file is missing.
+        LaunchError: if the file is missing, or no file of torch's.
     """
     if path is None:
         return
     why = _why_missing(path)
+    if why is None and '://' not in path and not _is_of_torch(path):
+        raise LaunchError(
+            f'checkpoint {path} cannot be read: it is no file of torch.save, '
+            'or not the whole of one: name another .pth file, or copy it anew'
+        )
     if why is not None:
         raise LaunchError(
             f'checkpoint {path} not found{why}; name a .pth file, such as the '
@@ -80,3 +86,13 @@ def _why_missing(checkpoint: str) -> str | None:
         return None
     there = '://' in checkpoint or osp.isfile(osp.expanduser(checkpoint))
     return None if there else ''
+
+
+def _is_of_torch(path: str) -> bool:
+    """By its first bytes, and its end where it is an archive."""
+    path = osp.expanduser(path)
+    with open(path, 'rb') as file:
+        start = file.read(2)
+    if start == b'PK':
+        return zipfile.is_zipfile(path)
+    return start[:1] == b'\x80'  # a pickle, as of torch before 1.6

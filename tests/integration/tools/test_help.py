@@ -40,6 +40,13 @@ def test_wrong_arguments_need_no_torch(name):
     assert 'error: ' in done.stderr
 
 
+def test_settings_are_pairs():
+    done = call('train.py', 'config.py', '--cfg-options', 'a=1', 'nonsense')
+    assert done.returncode == 2, done.stderr
+    assert '--cfg-options nonsense: write KEY=VALUE' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
 def test_targets_of_the_converter_are_its_choices():
     import importlib.util
 

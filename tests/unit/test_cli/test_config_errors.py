@@ -80,6 +80,10 @@ MODELS = {
         dict(type='ResNet', depth=18, norm_cfg=dict(type='SN', num_group=3)),
         "'num_group'",
     ),
+    'value': (
+        dict(type='ResNet', depth=17),
+        'invalid depth 17 for resnet (mmdet.models.backbones.resnet, line',
+    ),
     "norm's value": (
         dict(
             type='ResNet',

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
 
@@ -56,9 +57,25 @@ def test_a_start_that_is_replaced_is_loaded_all_the_same(more):
 def test_checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     there = tmp_path / 'a.pth'
-    there.touch()
+    torch.save(dict(state_dict={}), there)
     for passes in (None, 'https://host/a.pth', str(there), f'sn://{there}'):
         cli.check_checkpoint(passes)
     for name in (str(tmp_path / 'none.pth'), 'sn://none.pth'):
         with pytest.raises(cli.LaunchError, match='none.pth not found'):
             cli.check_checkpoint(name)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_files_that_are_no_checkpoints(tmp_path, zipped):
+    there = tmp_path / 'a.pth'
+    torch.save(
+        dict(a=torch.zeros(99)), there, _use_new_zipfile_serialization=zipped
+    )
+    cli.check_checkpoint(str(there))
+    whole = there.read_bytes()
+    broken = [b'', b'\xff\xd8 a picture']
+    broken += [whole[: len(whole) // 2]] if zipped else []
+    for content in broken:
+        there.write_bytes(content)
+        with pytest.raises(cli.LaunchError, match='no file of torch.save'):
+            cli.check_checkpoint(str(there))

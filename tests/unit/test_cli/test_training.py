@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from sn_mm import cli
@@ -48,7 +49,7 @@ def test_resuming(tmp_path):
     cli.set_resume(cfg, 'auto')
     assert cfg.resume and cfg.load_from is None
     file = tmp_path / 'last.pth'
-    file.touch()
+    torch.save({}, file)
     cli.set_resume(cfg, str(file))
     assert cfg.load_from == str(file)
     with pytest.raises(cli.LaunchError, match='none.pth not found'):

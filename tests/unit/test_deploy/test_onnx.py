@@ -98,3 +98,17 @@ def test_without_onnxruntime(tmp_path, monkeypatch):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), SN2d(4)).eval()
     (file,) = export_onnx(model, tmp_path / 'm', (8, 8))
     assert file.error is None and file.path.exists()
+
+
+@pytest.mark.parametrize('hard', [False, True])
+def test_layers_of_equal_weights_are_files_that_open(tmp_path, hard):
+    """Torch writes equal tensors once; new and frozen layers have such."""
+    norms = [SN2d(8) for _ in range(3)]
+    with torch.no_grad():
+        for norm in norms if hard else ():
+            norm.mean_weight[1] = 9
+            norm.var_weight[0] = 9
+            norm.harden_()
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *norms).eval()
+    (file,) = export_onnx(model, tmp_path / 'model', (12, 20))
+    assert file.error < 1e-4
