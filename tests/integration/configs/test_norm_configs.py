@@ -23,18 +23,33 @@ FOLDERS = dict(brn='BRN', dn='DN', en='EN', pn='PN')
 PATHS = shrunk.paths(*FOLDERS)
 MORE = shrunk.paths('more_norms')
 WEIGHTS = shrunk.paths('weight_norms')
+METHODS = dict(
+    wn='weight_norm',
+    cwn='centred_weight_norm',
+    spectral='spectral_norm',
+    ws='weight_standardization',
+)
+PARTS = ('faster-rcnn_r50', 'mask-rcnn_r50', 'pspnet', 'demo')
 
 
 def test_what_each_method_has():
     for folder in FOLDERS:
         names = ' '.join(p.name for p in shrunk.paths(folder))
         assert (CONFIGS / folder / 'README.md').is_file()
-        for part in ('faster-rcnn_r50', 'mask-rcnn_r50', 'pspnet', 'demo'):
+        for part in PARTS:
             assert part in names, (folder, part)
     names = [p.stem for p in MORE]
     for kind in {name.split('-all')[0].rpartition('_')[2] for name in names}:
-        for part in ('faster-rcnn', 'mask-rcnn', 'pspnet'):
-            assert sum(part in n and f'_{kind}-all' in n for n in names) == 1
+        same = [name for name in names if f'_{kind}-all' in name]
+        assert [sum(part in n for n in same) for part in PARTS] == [1] * 4
+    names = [p.stem for p in WEIGHTS]
+    for short, method in METHODS.items():
+        same = [name for name in names if f'_{short}_' in name]
+        assert [sum(part in n for n in same) for part in PARTS] == [1] * 4
+        for name in same:
+            model = shrunk.load(CONFIGS / f'weight_norms/{name}.py').model
+            assert (model.type, model.method) == ('NormalizeWeights', method)
+            assert model.backbone.norm_cfg.type == 'SN'
 
 
 @pytest.mark.parametrize('path', PATHS + MORE, ids=lambda path: path.stem)
@@ -59,8 +74,8 @@ def test_every_norm_is_the_methods(path):
 @pytest.mark.parametrize(
     'path',
     [p for p in PATHS if 'demo' not in p.name and 'mask' not in p.name]
-    + [p for p in MORE if 'faster' in p.name]
-    + WEIGHTS,
+    + [p for p in MORE if 'faster-rcnn_r50' in p.name]
+    + [p for p in WEIGHTS if 'faster-rcnn_r50' in p.name or 'psp' in p.name],
     ids=lambda path: path.stem,
 )
 def test_trains_and_evaluates(path, data_folder, tmp_path, monkeypatch):

@@ -1,0 +1,8 @@
+# The demo's Faster R-CNN, with Attentive Norm throughout.
+_base_ = '../demo/faster-rcnn_r18_fpn_sn-all_demo.py'
+
+norm_cfg = dict(type='AN')
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

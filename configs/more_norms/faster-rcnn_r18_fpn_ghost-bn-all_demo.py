@@ -1,0 +1,8 @@
+# The demo's Faster R-CNN, with Ghost BN throughout.
+_base_ = '../demo/faster-rcnn_r18_fpn_sn-all_demo.py'
+
+norm_cfg = dict(type='GhostBN', virtual_batch_size=1)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

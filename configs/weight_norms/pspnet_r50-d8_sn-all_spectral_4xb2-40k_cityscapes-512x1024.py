@@ -1,0 +1,4 @@
+# PSPNet with SN throughout, and spectral norm of its convolutions.
+_base_ = './pspnet_r50-d8_sn-all_wn_4xb2-40k_cityscapes-512x1024.py'
+
+model = dict(method='spectral_norm')
