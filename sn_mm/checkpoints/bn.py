@@ -41,19 +41,16 @@ class Ratios:
         groups: rows of logits; 1 gives shape (K,).
         frozen: the layer cannot learn, so that BN, which the file's layer
             is, is what it takes alone.
-        sparse: the ratios are SparsestMax of the logits, not softmax.
     """
 
     statistics: Sequence[str] = ('in', 'ln', 'bn')
     groups: int = 1
     frozen: bool = False
-    sparse: bool = False
 
     @classmethod
     def of(cls, layer: nn.Module, frozen: bool) -> Ratios:
         """Of a layer of a model that has ratios."""
-        sparse = hasattr(layer, 'radius')
-        return cls(layer.statistics, layer.ratio_groups, frozen, sparse)
+        return cls(layer.statistics, layer.ratio_groups, frozen)
 
     def share(self, asked: float | None) -> float | None:
         """BN's share that the layer starts with; None for equal ones."""
@@ -86,7 +83,7 @@ def share_of_bn(ratios: str) -> float | None:
 
 
 def logits(wanted: Ratios, share: float | None, layer: str) -> Tensor:
-    """Parameters of the ratios, (K,) or (G, K).
+    """Parameters of the ratios, (K,) or (G, K), as SN keeps them.
 
     Raises:
         CheckpointError: a share of BN for a layer without BN's statistics.
@@ -103,10 +100,6 @@ def logits(wanted: Ratios, share: float | None, layer: str) -> Tensor:
             "'bn' in norm_cfg, or leave ratios out"
         )
     bn = list(wanted.statistics).index('bn')
-    if wanted.sparse:
-        made = torch.full(shape, (1 - share) / max(count - 1, 1))
-        made[..., bn] = share
-        return made
     odds = share * (count - 1) / (1 - share) if share < 1 else math.inf
     made = torch.zeros(shape)
     made[..., bn] = torch.tensor(odds).log().clamp(-_BN_LOGIT, _BN_LOGIT)
