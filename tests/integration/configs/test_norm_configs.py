@@ -75,7 +75,8 @@ def test_every_norm_is_the_methods(path):
     'path',
     [p for p in PATHS if 'demo' not in p.name and 'mask' not in p.name]
     + [p for p in MORE if 'faster-rcnn_r50' in p.name]
-    + [p for p in WEIGHTS if 'faster-rcnn_r50' in p.name or 'psp' in p.name],
+    + [p for p in WEIGHTS if 'faster-rcnn_r50' in p.name]
+    + [p for p in WEIGHTS if 'pspnet' in p.name and '_wn_' in p.name],
     ids=lambda path: path.stem,
 )
 def test_trains_and_evaluates(path, data_folder, tmp_path, monkeypatch):
