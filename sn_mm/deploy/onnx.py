@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -161,47 +161,6 @@ def _export(part: Part, path: Path) -> None:
         torch.onnx.export(
             part.module, (part.example,), str(temporary), **options
         )
-        _read_directly(temporary)
-
-
-def _read_directly(file: Path) -> None:
-    """Let nodes of a file read initializers themselves, not through Identity.
-
-    torch writes one of several equal tensors, as new or frozen layers have,
-    and an Identity for each of the others. onnxruntime (1.31) drops those
-    where it turns ``1 / x * weight`` into ``weight / x``, and then misses the
-    weight.
-    """
-    import onnx
-
-    model = onnx.load(str(file))
-    graph = model.graph
-    named = {tensor.name for tensor in graph.initializer}
-    outputs = {output.name for output in graph.output}
-    copies = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == 'Identity'
-        and node.input[0] in named
-        and node.output[0] not in outputs
-    }
-    if not copies:
-        return
-    for node in list(graph.node):
-        if node.output and node.output[0] in copies:
-            graph.node.remove(node)
-    _rename_inputs(graph, copies)
-    onnx.save(model, str(file))
-
-
-def _rename_inputs(graph: Any, names: Mapping[str, str]) -> None:
-    """New names of what nodes read, those of branches and loops too."""
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-        for attribute in node.attribute:
-            if attribute.HasField('g'):
-                _rename_inputs(attribute.g, names)
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:

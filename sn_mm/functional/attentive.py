@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 # inside the root of what the attention sees
 ATTENTION_EPS = 1e-3
@@ -62,7 +63,7 @@ class AttentiveRule:
         """
         own = [t.to(m.dtype) for t in (attention_weight, weight, bias)]
         unbiased = v * (size / max(size - 1, 1))
-        features = m * (unbiased + ATTENTION_EPS).rsqrt()
+        features = m * inverse_root(unbiased + ATTENTION_EPS)
         logits = features @ own[0].T + attention_bias.to(m.dtype)
         shares = (logits / 6 + 0.5).clamp(0, 1)
         if self.num_groups is None:
@@ -72,5 +73,5 @@ class AttentiveRule:
         else:
             mean, var = statistics.group(m, v, self.num_groups)
             extras = ()
-        scale = shares @ own[1] * (var + self.eps).rsqrt()
+        scale = shares @ own[1] * inverse_root(var + self.eps)
         return mean, scale, shares @ own[2], *extras

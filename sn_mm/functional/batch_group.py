@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 
 class BatchGroupRule:
@@ -58,7 +59,7 @@ class BatchGroupRule:
             m, v, size, self.running, self.process_group
         )
         mean, var = statistics.group(mean, var, self.num_groups)
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         return (

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 
 def factors_of(number: int) -> tuple[int, ...]:
@@ -155,7 +156,7 @@ class DynamicRule:
         else:
             moments = pool_by_gates((m, v), gates_n, 0)
         mean, var = pool_by_gates(moments, gates_c, 1)
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         if bias is None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import statistics as pools
 from .statistics import Moments
+from .traced import inverse_root
 
 
 class ExemplarRule:
@@ -87,7 +88,7 @@ class ExemplarRule:
         )
         scale, shift = 0, 0
         for k, (mean, var) in enumerate(moments):
-            own = (var + self.eps).rsqrt()
+            own = inverse_root(var + self.eps)
             if weight is not None:
                 own = own * weight[k].to(m.dtype)
             # about the row's own mean, where nothing cancels

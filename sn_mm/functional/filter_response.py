@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sn_mm.kernels.layout import accumulation_dtype, cast
 
-from .traced import is_traced
+from .traced import inverse_root, is_traced
 
 
 class FilterResponseRule:
@@ -39,7 +39,7 @@ class FilterResponseRule:
             m, v: (N, C).
             weight, bias, tau: (C,) or None.
         """
-        scale = (v + m.square() + abs(self.eps)).rsqrt()
+        scale = inverse_root(v + m.square() + abs(self.eps))
         if weight is not None:
             scale = scale * weight
         zeros = torch.zeros_like(m[:1])

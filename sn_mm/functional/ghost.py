@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 
 class GhostRule:
@@ -69,7 +70,7 @@ class GhostRule:
             part = torch.arange(m.shape[0], device=m.device)
             part = part // self.virtual_batch_size
             mean, var = torch.cat(means)[part], torch.cat(variances)[part]
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         if bias is None:

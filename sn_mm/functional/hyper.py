@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 
 from . import statistics as pools
 from .statistics import Moments
+from .traced import inverse_root
 
 # W0, its bias, W1, its bias of a bottleneck W1 relu(W0 u)
 Bottleneck = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -75,7 +76,7 @@ class HyperRule:
             torch.zeros_like(m) if t is None else t.to(m.dtype) for t in (h, c)
         )
         h, c = trimmed_lstm(m, *state, weights[:4], weights[4:])
-        return mean, h * (var + self.eps).rsqrt(), c, h, c, *extras
+        return mean, h * inverse_root(var + self.eps), c, h, c, *extras
 
 
 def trimmed_lstm(

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import statistics
+from .traced import inverse_root
 
 
 class InstanceBatchRule:
@@ -70,7 +71,7 @@ class InstanceBatchRule:
         )
         mean = self._join(own[0], mu.expand_as(m_batch))
         var = self._join(others[0], spread.expand_as(v_batch))
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         weight = self._affine(instance_weight, batch_weight, m, 1.0)
         bias = self._affine(instance_bias, batch_bias, m, 0.0)
         return mean, scale * weight, bias, *extras

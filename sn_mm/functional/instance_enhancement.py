@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 
 class InstanceEnhancementRule:
@@ -59,7 +60,7 @@ class InstanceEnhancementRule:
             m, v, size, self.running, self.process_group
         )
         scale = (weight_readjust * m + bias_readjust).sigmoid()
-        scale = scale * (var + self.eps).rsqrt()
+        scale = scale * inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import statistics
+from .traced import inverse_root
 
 NORMS = ('in', 'ln', 'gn')
 
@@ -82,7 +83,7 @@ class InstanceLevelMetaRule:
         gain = gain + (1 if weight is None else weight)
         if bias is not None:
             offset = offset + bias
-        return mean, gain * (var + self.eps).rsqrt(), offset
+        return mean, gain * inverse_root(var + self.eps), offset
 
     @staticmethod
     def _unbiased(m: Tensor, v: Tensor, size: int, groups: int):

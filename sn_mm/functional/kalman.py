@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import statistics as pools
 from .statistics import Moments, batch_extra
+from .traced import inverse_root
 
 # A prediction whose variances are, on average over the channels, so many
 # times those of the batch is not believed.
@@ -86,7 +87,7 @@ class KalmanRule:
                 m, v, size, predicted_mean, predicted_var
             )
             extras = mean, var, batch_extra(mean, var, count)
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         if bias is None:

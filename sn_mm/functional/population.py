@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import statistics
 from .statistics import Moments
+from .traced import inverse_root
 
 # Second derivatives of a loss in the norm's output, by what follows it.
 CURVATURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -61,7 +62,7 @@ class PopulationRule:
         mean, var, extras = statistics.batch_or_running(
             m, v, size, self.population
         )
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         if bias is None:

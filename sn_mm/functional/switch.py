@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import statistics as pools
+from .traced import inverse_root
 
 STATISTICS = ('in', 'ln', 'bn', 'gn')
 
@@ -98,7 +99,7 @@ class SwitchRule:
             r * var
             for r, (_, var) in zip(self.ratios(var_weight, size, m), moments)
         )
-        scale = (var + self.eps).rsqrt()
+        scale = inverse_root(var + self.eps)
         if weight is not None:
             scale = scale * weight
         if bias is None:

@@ -60,6 +60,16 @@ def stored(t: Tensor) -> Tensor:
     return t.expand(8, *t.shape).amax(0) if is_recorded() else t
 
 
+def inverse_root(t: Tensor) -> Tensor:
+    """1 / sqrt(t).
+
+    In files these are two operations. onnxruntime (1.31) turns an rsqrt times
+    a weight into weight / sqrt, and then misses a weight that torch wrote once
+    for several layers with equal ones, as new and frozen layers are.
+    """
+    return t.sqrt().reciprocal() if leaves_torch() else t.rsqrt()
+
+
 def normalize_rows_traced(
     x: Tensor, rule, params, relu: bool = False
 ) -> tuple[Tensor, ...]:
