@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from sn_mm.layers import RowNorm, SN1d, SN3d
 
@@ -53,13 +53,14 @@ def find_norms(
         exclude: what to pass over, likewise.
 
     Returns:
-        All modules that are called a norm, convertible or not.
+        All modules that are called a norm, convertible or not, and normalize
+        what a layer gives; not weight and spectral norm of its weights.
 
     Raises:
         ValueError: if one of the rules fits no norm layer.
     """
     names: dict[nn.Module, list[str]] = {}
-    inside = parts_of_norms(model)
+    inside = parts_of_norms(model) | parts_of_weights(model)
     for name, module in model.named_modules(remove_duplicate=False):
         if looks_like_norm(module) and module not in inside:
             names.setdefault(module, []).append(name)
@@ -82,6 +83,16 @@ def parts_of_norms(model: nn.Module) -> set[nn.Module]:
         if isinstance(module, RowNorm)
         for part in module.modules()
         if part is not module
+    }
+
+
+def parts_of_weights(model: nn.Module) -> set[nn.Module]:
+    """Modules that layers' weights are made with, as weight norm's."""
+    return {
+        part
+        for module in model.modules()
+        if isinstance(module, ParametrizationList)
+        for part in module.modules()
     }
 
 

@@ -28,7 +28,7 @@ from torch.nn.utils.parametrize import (
 )
 
 from sn_mm.anatomy.components import Components, in_components
-from sn_mm.anatomy.norms import looks_like_norm
+from sn_mm.anatomy.norms import looks_like_norm, parts_of_weights
 from sn_mm.utils import join_names
 
 from .convert_norm import _check_unwrapped
@@ -255,15 +255,17 @@ def _before_norms(modules: dict[str, nn.Module]) -> set[str]:
     Modules are registered in the order of their use in all of the toolboxes'
     networks.
     """
+    norms = {m for m in modules.values() if looks_like_norm(m)}
+    norms -= parts_of_weights(modules[''])
     leaves = [
         (name, m)
         for name, m in modules.items()
-        if looks_like_norm(m) or not next(m.children(), None)
+        if m in norms or not next(m.children(), None)
     ]
     return {
         name
         for (name, _), (_, after) in zip(leaves, leaves[1:])
-        if looks_like_norm(after)
+        if after in norms
     }
 
 

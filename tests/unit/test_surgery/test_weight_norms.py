@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import sn_mm
+from sn_mm.anatomy.norms import find_norms
 from sn_mm.surgery.weight_norms import METHODS, plain_weights
 from tests.builders import Toy, build, faster_rcnn_config, resnet, toy_runner
 from tests.utils import relative_error
@@ -63,6 +64,24 @@ def test_formulas(method):
         got = model[3].weight.transpose(0, 1)
         want = of_formula(before[3].weight.transpose(0, 1), method)
         assert relative_error(got, want) < 1e-3
+
+
+@ON
+def test_norms_are_those_of_before(method):
+    """What normalizes weights is no norm layer, whatever its name."""
+    model = network()
+    norms = find_norms(model)
+    sn_mm.normalize_weights(model, method)
+    assert find_norms(model) == norms and len(norms) == 2
+
+
+@PARAMETRIZED
+def test_normalized_weights_are_no_norm_behind(method):
+    """A layer that predicts, in front of one that is parametrized."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), network(), *network()[:2])
+    sn_mm.normalize_weights(model, method, include='1.0')
+    sn_mm.normalize_weights(model, WS)
+    assert [type(model[i]) for i in (0, 2)] == [nn.Conv2d, ConvWS2d]
 
 
 def test_direction_and_length_have_their_own_gradients():
