@@ -492,7 +492,7 @@ def test_config_of_classes_tests_as_others_do(lazy_config, tmp_path):
 
 
 def test_auto_scale_lr_without_base(tmp_path):
-    (tmp_path / 'config.py').write_text('model = None')
+    (tmp_path / 'config.py').write_text("model = dict(type='FasterRCNN')")
     message = error_of('train', tmp_path / 'config.py', '--auto-scale-lr')
     assert 'base_batch_size' in message
 
