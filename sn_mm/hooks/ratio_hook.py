@@ -26,6 +26,7 @@ from sn_mm.analysis.history import (
 from sn_mm.anatomy.layer_info import infos_of_model
 from sn_mm.anatomy.ratios import MOMENTS, LayerRatios, ratios_of_model
 from sn_mm.layers.hard import RATIO_PARAMETERS
+from sn_mm.patches.ratio_rate import RATE
 from sn_mm.utils import check_count, unwrapped
 
 
@@ -116,7 +117,7 @@ class RatioHook(Hook):
         if moved:
             print_log(moved_text(moved), logger='current')
         if moved and mean_of(moved) < _NOTHING:
-            warnings.warn(_NOT_LEARNED, stacklevel=2)
+            warnings.warn(not_learned_text(_factor(runner)), stacklevel=2)
 
     def _record(
         self,
@@ -174,12 +175,35 @@ def moved_text(moved: Mapping[str, float]) -> str:
 
 # Layers whose ratios moved by less, on average, were a fixed mix.
 _NOTHING = 0.01
-_NOT_LEARNED = (
-    'the ratios have hardly moved since the start of training: they were not '
-    'learned, and SN was a fixed mix of its statistics. For a short '
-    'finetuning set optim_wrapper=dict(paramwise_cfg=dict(ratio_lr_mult=20.))'
-    ', which multiplies their learning rate alone (docs/ratios.md)'
-)
+
+
+def not_learned_text(factor: float | None) -> str:
+    """That ratios were not learned, and what to do about it.
+
+    Args:
+        factor: of their learning rate, as the config has it; None if it has
+            none.
+    """
+    text = (
+        'the ratios have hardly moved since the start of training: they were '
+        'not learned, and SN was a fixed mix of its statistics. '
+    )
+    if factor is None:
+        return (
+            f'{text}For a short finetuning set optim_wrapper=dict('
+            'paramwise_cfg=dict(ratio_lr_mult=20.)), which multiplies their '
+            'learning rate alone (docs/ratios.md)'
+        )
+    return (
+        f'{text}ratio_lr_mult={factor:g} of this training is too little for '
+        'its length: train longer, or multiply by more (docs/ratios.md)'
+    )
+
+
+def _factor(runner: Runner) -> float | None:
+    """``ratio_lr_mult`` of the training's config."""
+    wrapper = runner.cfg.get('optim_wrapper') or {}
+    return (wrapper.get('paramwise_cfg') or {}).get(RATE)
 
 
 def _scalars(ratios: list[LayerRatios]) -> dict[str, float]:

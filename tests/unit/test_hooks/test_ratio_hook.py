@@ -175,6 +175,16 @@ def test_ratios_that_hardly_moved_are_told(tmp_path, monkeypatch):
     assert f'moved by {far:.3f} since' in text and '(norm)' in text
 
 
+def test_a_factor_that_was_too_small_is_told(tmp_path):
+    runner = toy_runner(
+        tmp_path,
+        custom_hooks=[dict(type='RatioHook', interval=100)],
+        cfg=dict(optim_wrapper=dict(paramwise_cfg=dict(ratio_lr_mult=3.0))),
+    )
+    with pytest.warns(UserWarning, match='hardly moved.*mult=3 .*too little'):
+        runner.train()
+
+
 def test_ratios_that_moved_do_not_warn(tmp_path, monkeypatch):
     said = logged(monkeypatch)
     hook = dict(type='RatioHook', interval=100)
