@@ -17,6 +17,7 @@ from typing import Any
 
 from .coco_file import BrokenFileError, CocoFile, CocoView, UnusableError
 from .data_layouts import CITYSCAPES, LAYOUTS, DataLayout
+from .head_classes import mismatched_heads
 from .pictures import absent, files_below, some_of, why_absent
 from .spec import DatasetSpec, read_spec
 
@@ -50,7 +51,8 @@ def check_dataloaders(
             that are missing, and for data that no training can use.
 
     Warns:
-        DataWarning: see :func:`check_dataset`.
+        DataWarning: see :func:`check_dataset`; and for heads of a detector
+            with another number of classes than its training data.
     """
     for key in keys:
         loader = cfg.get(key)
@@ -61,6 +63,8 @@ def check_dataloaders(
         for dataset in _datasets(loader.get('dataset')):
             specs.append(read_spec(dataset, scope))
             check_dataset(dataset, key, scope)
+        if key == 'train_dataloader':
+            _check_heads(cfg, key, specs)
         evaluator = key.replace('_dataloader', '_evaluator')
         _check_evaluator(cfg.get(evaluator), evaluator, key, specs)
 
@@ -194,6 +198,21 @@ def _check_annotation_file(
             f'scores against {path}, and {key} reads {", ".join(files)}; set '
             'both to the same file',
         )
+
+
+def _check_heads(
+    cfg: Mapping[str, Any], key: str, specs: Sequence[DatasetSpec]
+) -> None:
+    """Warn of a detector's heads that do not fit its data."""
+    found = {
+        text: None
+        for spec in specs
+        if spec.derives_from('BaseDetDataset')
+        and isinstance(spec.classes, (tuple, list))
+        for text in mismatched_heads(cfg.get('model'), spec.classes)
+    }
+    for text in found if _is_first_here() else ():
+        _warn(key, text)
 
 
 def _is_first_here() -> bool:
