@@ -208,6 +208,8 @@ def _check_heads(
         text: None
         for spec in specs
         if spec.derives_from('BaseDetDataset')
+        # whose heads have the classes of things alone
+        and not spec.derives_from('CocoPanopticDataset')
         and isinstance(spec.classes, (tuple, list))
         for text in mismatched_heads(cfg.get('model'), spec.classes)
     }
