@@ -26,20 +26,22 @@ def mismatched_heads(model: Any, classes: Sequence[str]) -> list[str]:
         f'{name} of the model has num_classes={own}, but the data set has '
         f'{count} classes: write num_classes={count}, or the classes that '
         'are meant as metainfo=dict(classes=...)'
-        for name, own in dict(_counts(model)).items()
+        for name, own in _counts(model)
         if own != count
     ]
 
 
-def _counts(part: Any, name: str = '') -> Iterator[tuple[str, int]]:
+def _counts(
+    part: Any, name: str = '', is_head: bool = False
+) -> Iterator[tuple[str, int]]:
     """Names of heads, and their ``num_classes`` where the config has it."""
     if isinstance(part, Mapping):
-        if name.rpartition('.')[2].rstrip('0123456789[]') in _HEADS:
-            own = part.get('num_classes')
-            if isinstance(own, int):
-                yield name, own
+        own = part.get('num_classes')
+        if is_head and isinstance(own, int):
+            yield name, own
         for key, value in part.items():
-            yield from _counts(value, f'{name}.{key}' if name else str(key))
+            inner = f'{name}.{key}' if name else str(key)
+            yield from _counts(value, inner, key in _HEADS)
     elif isinstance(part, (list, tuple)):
         for index, value in enumerate(part):
-            yield from _counts(value, f'{name}[{index}]')
+            yield from _counts(value, f'{name}[{index}]', is_head)

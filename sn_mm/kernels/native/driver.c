@@ -53,7 +53,8 @@ void driver_forward(const sweeps *use, const void *x, int64_t samples,
                     int64_t block, int64_t bytes, double *moments,
                     forward_numbers *numbers, void *of, int64_t relu, void *y,
                     double *scratch, int64_t threads) {
-  use->expect(y, samples * bytes);
+  if (block < samples) /* a sweep over all of them says so itself */
+    use->expect(y, samples * bytes);
   for (int64_t start = 0; start < samples; start += block) {
     const int64_t n = samples - start < block ? samples - start : block;
     const int64_t rows = n * channels;
