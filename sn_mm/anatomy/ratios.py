@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
-from sn_mm.layers.ratio_forms import sparse_ratios
+from sn_mm.layers.ratio_forms import MOMENTS, sparse_ratios
 
 from .norms import has_ratios
 
-MOMENTS = ('mean', 'var')
 # Checkpoints do not name their statistics; these are the usual ones.
 _BY_COUNT = {
     1: ('bn',),

@@ -16,7 +16,7 @@ from sn_mm.functional.sparsestmax import sparsestmax
 
 from .hard import NEVER, one_hot
 
-_MOMENTS = ('mean', 'var')
+MOMENTS = ('mean', 'var')
 
 
 def sparse_ratios(weight: Tensor, fixed: Tensor, radius: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def sparse_to_logits(state: MutableMapping[str, Tensor], prefix: str) -> None:
         prefix: of the layer's keys. Nothing happens to the state of SN.
     """
     radius = state.pop(f'{prefix}radius', None)
-    for moment in _MOMENTS:
+    for moment in MOMENTS:
         fixed = state.pop(f'{prefix}{moment}_fixed', None)
         weight = state.get(f'{prefix}{moment}_weight')
         if fixed is None or radius is None or weight is None:
@@ -80,8 +80,8 @@ def logits_to_sparse(state: MutableMapping[str, Tensor], prefix: str) -> None:
     Args:
         prefix: of the layer's keys. Nothing happens to a sparse state.
     """
-    weights = {m: state.get(f'{prefix}{m}_weight') for m in _MOMENTS}
-    own = (f'{prefix}radius', *(f'{prefix}{m}_fixed' for m in _MOMENTS))
+    weights = {m: state.get(f'{prefix}{m}_weight') for m in MOMENTS}
+    own = (f'{prefix}radius', *(f'{prefix}{m}_fixed' for m in MOMENTS))
     if any(key in state for key in own):
         return
     for moment, weight in weights.items():

@@ -11,12 +11,16 @@ from sn_mm.functional.traced import is_traced
 from sn_mm.kernels.layout import accumulation_dtype, cast
 
 from .hard import one_hot
-from .ratio_forms import is_choice, is_set, logits_to_sparse, sparse_ratios
+from .ratio_forms import (
+    MOMENTS,
+    is_choice,
+    is_set,
+    logits_to_sparse,
+    sparse_ratios,
+)
 from .registration import register_norm
 from .switchable import SN2d
 from .sync import SyncSN
-
-_MOMENTS = ('mean', 'var')
 
 
 class SparseRatios:
@@ -31,21 +35,21 @@ class SparseRatios:
     def __init__(self, num_features: int, *args, **kwargs) -> None:
         super().__init__(num_features, *args, **kwargs)
         flags = self.mean_weight.detach().new_zeros(self.ratio_groups)
-        for moment in _MOMENTS:
+        for moment in MOMENTS:
             self.register_buffer(f'{moment}_fixed', flags.clone())
         self.register_buffer('radius', flags.new_zeros(1))
 
     def ratios(self) -> dict[str, Tensor]:
         """What the layer chose, or tends to: shaped as the weights."""
         with torch.no_grad():
-            return dict(zip(_MOMENTS, self._both_ratios()))
+            return dict(zip(MOMENTS, self._both_ratios()))
 
     def check_state(self) -> None:
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         groups = self.ratio_groups
         for name, length in (
-            *((f'{moment}_fixed', groups) for moment in _MOMENTS),
+            *((f'{moment}_fixed', groups) for moment in MOMENTS),
             ('radius', 1),
         ):
             t = getattr(self, name)
@@ -58,7 +62,7 @@ class SparseRatios:
     def harden_(self) -> None:
         """Fix each moment's largest ratio at 1 and the others at 0."""
         super().harden_()
-        for moment in _MOMENTS:
+        for moment in MOMENTS:
             getattr(self, f'{moment}_fixed').fill_(1)
 
     def _hard_weight(self, weight: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ class SparseRatios:
         else:
             ratios = self._ratios_seen_before()
         if self.training:
-            for moment, ratio in zip(_MOMENTS, ratios):
+            for moment, ratio in zip(MOMENTS, ratios):
                 self._fix(moment, ratio.detach())
         single = x.numel() == x.shape[0] * x.shape[1]
         if single and 'in' in self.statistics and len(self.statistics) > 1:
