@@ -52,14 +52,17 @@ def pool_moments(
 
 
 class recording:
-    """A context, and a list of what the gathers in it bring."""
+    """A context, and the list of what gathers inside bring.
+
+    A class, since every backward of a rule enters two: generators take longer.
+    """
+
+    _name = 'recorded'
 
     def __init__(self) -> None:
         self._value = []
 
-    _name = 'recorded'
-
-    def __enter__(self):
+    def __enter__(self) -> Sequence[Tensor]:
         self._before = getattr(_calls, self._name, None)
         setattr(_calls, self._name, self._value)
         return self._value
