@@ -12,8 +12,8 @@ from mmcv.cnn import ConvModule, build_norm_layer
 from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, fold, harden
-from sn_mm.layers import EN, PN
 from sn_mm.anatomy.example import run_example
+from sn_mm.layers import EN, PN
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.surgery import fold_with_report
 from sn_mm.surgery.channel_affine import ChannelAffine
