@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import label
+from sn_mm.anatomy.deployment import deployment_text, deployments
 from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.checkpoints.foreign import TO_SN, other_norms
 from sn_mm.checkpoints.leaves import without_wrappers
@@ -69,6 +70,7 @@ def advise_on_config(
         *_decayed(cfg, rows),
         *_single_images(rows, images),
         *_momentum(model),
+        *_deployments(model),
         *_imports(cfg),
     ]
 
@@ -396,6 +398,12 @@ def _momentum(model: nn.Module) -> Iterator[str]:
             f"({join_names(names, 2)}): it is PyTorch's here, the weight of "
             "the new batch; the public code's 0.9 is 0.1, its 0.997 is 0.003"
         )
+
+
+def _deployments(model: nn.Module) -> Iterator[str]:
+    found = deployments(model)
+    if found:
+        yield deployment_text(found)
 
 
 def _imports(cfg: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from sn_mm.anatomy.deployment import warn_of_deployment
 from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.layers import RowNorm
 from sn_mm.utils import unwrapped
@@ -17,9 +18,10 @@ from sn_mm.utils import unwrapped
 class StartWatch(Hook):
     """Warn before training of what it would not show.
 
-    Of layers whose ratios are untrained and cannot train, and of mean
-    teachers that do not get the student's running statistics. Every Runner
-    has it (:mod:`sn_mm.patches.runner_hooks`).
+    Of layers whose ratios are untrained and cannot train, of mean teachers
+    that do not get the student's running statistics, and of modules that
+    take every norm for a batch norm when they are deployed. Every Runner has
+    it (:mod:`sn_mm.patches.runner_hooks`).
     """
 
     priority = 'LOWEST'
@@ -36,6 +38,7 @@ class StartWatch(Hook):
         for hook in teachers:
             if hook.skip_buffers and keeps_running_statistics(model):
                 warnings.warn(TEACHER, stacklevel=2)
+        warn_of_deployment(model)
 
 
 TEACHER = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from collections import Counter
 from typing import Any
 
@@ -17,6 +16,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import Components, in_components
+from sn_mm.anatomy.deployment import warn_of_deployment
 from sn_mm.anatomy.norms import (
     Rules,
     dimension,
@@ -156,7 +156,7 @@ def swap_norms(
             old.give_up_place(replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
-    _warn_of_deployment(model)
+    warn_of_deployment(model)
     return model
 
 
@@ -417,21 +417,3 @@ def _report(
     text += hint if done else ''
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
-
-
-def _warn_of_deployment(model: nn.Module) -> None:
-    """Of modules that read running statistics into a convolution."""
-    names = [
-        name
-        for name, module in model.named_modules()
-        if callable(getattr(module, 'switch_to_deploy', None))
-        and any(isinstance(m, RowNorm) for m in module.modules())
-    ]
-    if names:
-        warnings.warn(
-            f'switch_to_deploy of {len(names)} modules ({names[0]!r}, ...) '
-            'takes every norm for a batch norm and computes something else '
-            'with SN: never call it, or exclude these modules (exclude=...); '
-            'see docs/folding.md',
-            stacklevel=3,
-        )

@@ -8,6 +8,8 @@ import copy
 import pytest
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
+from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
@@ -70,6 +72,23 @@ def test_batch_norms_beside_ours_by_design(cfg):
     cfg.model.neck.norm_cfg = BN_CFG
     text = said(cfg)
     assert 'BatchNorm2d in FPN' in text and 'in backbone' not in text
+
+
+@MODELS.register_module()
+class Deployable(ResNet):
+    """A backbone that a config names, as mmpretrain's RepVGG is."""
+
+    def switch_to_deploy(self):
+        raise NotImplementedError
+
+
+def test_blocks_that_read_batch_norms_when_they_are_deployed(cfg):
+    cfg.model.backbone.type = 'Deployable'
+    text = said(cfg)
+    assert text.startswith("switch_to_deploy of 1 modules ('backbone', ...)")
+    assert '\n' not in text
+    cfg.model.backbone.norm_cfg = BN_CFG
+    assert 'switch_to_deploy' not in said(cfg)
 
 
 def test_a_head_without_a_place(cfg):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import pytest
 import torch
@@ -38,6 +39,20 @@ def test_teachers_without_buffers():
         StartWatch().before_train(
             runner(nn.Sequential(SN(8)), [MeanTeacherHook()])
         )
+
+
+class Block(nn.Sequential):
+    def switch_to_deploy(self):
+        raise NotImplementedError
+
+
+def test_blocks_that_read_batch_norms_are_told_of_once():
+    model = nn.Sequential(Block(nn.Conv2d(3, 8, 3), SN(8)))
+    with pytest.warns(UserWarning, match="switch_to_deploy of 1 .*'0'"):
+        StartWatch().before_train(runner(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        StartWatch().before_train(runner(model))
 
 
 def test_nothing_to_say(recwarn):
