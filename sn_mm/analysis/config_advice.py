@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -44,6 +44,7 @@ def advise_on_config(
     images: int | None,
     starts: Sequence[Start],
     trained: bool,
+    moved: Collection[nn.Parameter] | None = None,
 ) -> list[str]:
     """One line for everything that will surprise.
 
@@ -54,6 +55,7 @@ def advise_on_config(
         images: per GPU in training; None if unknown.
         starts: the weights that training starts from.
         trained: whether the model has weights that were loaded.
+        moved: parameters that the optimizer moves; None if unknown.
     """
     wants = any(r.ratios is not None for r in rows) or _names_ours(
         dict(cfg.items())
@@ -63,7 +65,7 @@ def advise_on_config(
     return [
         *(_batch_norms_left(model, rows) or _none_of_ours(rows)),
         *_bn_starts(model, rows, starts),
-        *_stuck(model, cfg, rows, starts, trained),
+        *_stuck(model, cfg, rows, starts, trained, moved),
         *_teachers_without_buffers(model, cfg),
         *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
@@ -174,9 +176,10 @@ def _stuck(
     rows: list[NormRow],
     starts: Sequence[Start],
     trained: bool,
+    moved: Collection[nn.Parameter] | None,
 ) -> Iterator[str]:
     components = {r.name: r.component for r in rows}
-    names = untrained_for_good(model)
+    names = untrained_for_good(model, moved)
     if _mean_teachers(cfg):  # they take the student's ratios
         names = [n for n in names if not n.startswith('teacher.')]
     if not trained:
@@ -189,9 +192,10 @@ def _stuck(
     if names:
         yield (
             f'{len(names)} SN layers are frozen (requires_grad=False in '
-            'norm_cfg, frozen_stages) or hard with the equal ratios of a new '
-            f'layer, and cannot learn others: {", ".join(names)}. Set '
-            'requires_grad=True and frozen_stages=-1, or start from weights '
+            'norm_cfg, frozen_stages), at a learning rate of 0 (lr_mult) or '
+            'hard with the equal ratios of a new layer, and cannot learn '
+            f'others: {", ".join(names)}. Set requires_grad=True and '
+            'frozen_stages=-1, no lr_mult of 0, or start from weights '
             'that have ratios (sn:// or bn2sn://)'
         )
 

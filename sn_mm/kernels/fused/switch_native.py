@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..native.library import Library
+from ..native.library import Library, check_fields
 from ..native.sweeps import thread_count
 from ..native.tensors import array_address, doubles, floats
 from .switch_layer import (
@@ -34,16 +34,9 @@ from .switch_settings import Exchange, Switch
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
-def _check_fields(library: ctypes.CDLL) -> None:
-    """That Python and C agree on where the fields of a layer are."""
-    names = [name for name, _ in Layer._fields_]
-    here = [
-        ctypes.sizeof(Layer),
-        *(getattr(Layer, name).offset for name in names),
-    ]
-    there = (_I * len(here)).in_dll(library, 'switch_fields')
-    if list(there) != here:
-        raise OSError(f'fields are at {list(there)} in C, {here} in Python')
+def _check(library: ctypes.CDLL) -> None:
+    """That Python and C agree on what a layer is."""
+    check_fields(library, 'switch_fields', Layer)
     size = _I.in_dll(library, 'switch_backward_size').value
     if size != ctypes.sizeof(BackwardLayer):
         raise OSError(f'what backward needs has {size} bytes in C')
@@ -62,7 +55,7 @@ _library = Library(
         'switch_move': (_P, _P, _P, _P, _I, _I, _D),
     },
     ('-O3',),
-    _check_fields,
+    _check,
 )
 
 

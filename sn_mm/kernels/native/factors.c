@@ -4,6 +4,7 @@
  * in PyTorch some 25 small operations, each of which has to be fetched from
  * memory again after a sweep over an input that fills the caches.
  */
+#include <stddef.h>
 #include <stdint.h>
 
 /* Doubles that broadcast to (samples, channels): a step of 0 repeats. */
@@ -11,6 +12,10 @@ typedef struct {
   double *at;
   int64_t by_sample, by_channel;
 } numbers;
+
+const int64_t factors_fields[] = {sizeof(numbers), offsetof(numbers, at),
+                                  offsetof(numbers, by_sample),
+                                  offsetof(numbers, by_channel)};
 
 static double of(numbers t, int64_t n, int64_t c) {
   return t.at[n * t.by_sample + c * t.by_channel];

@@ -15,10 +15,18 @@ from torch import Tensor
 
 from .. import factors as plain
 from ..factors import Factors
-from .library import Library
+from .library import Library, check_fields
 from .tensors import array_address, doubles, floats, scratch, strided_address
 
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+class _Numbers(ctypes.Structure):
+    """``numbers`` of factors.c."""
+
+    _fields_ = [('at', _P), ('by_sample', _I), ('by_channel', _I)]
+
+
 _library = Library(
     Path(__file__).with_name('factors.c'),
     {
@@ -27,13 +35,8 @@ _library = Library(
         'factors_of_gradient': (_I, _I, _D, _P, _P, _P, _P, _P),
     },
     ('-O3',),
+    lambda library: check_fields(library, 'factors_fields', _Numbers),
 )
-
-
-class _Numbers(ctypes.Structure):
-    """``numbers`` of factors.c."""
-
-    _fields_ = [('at', _P), ('by_sample', _I), ('by_channel', _I)]
 
 
 def of_output(

@@ -17,6 +17,7 @@ from sn_mm import SN
 from sn_mm.analysis import advice, norm_table
 from sn_mm.analysis.config_advice import advise_on_config
 from sn_mm.anatomy.example import image_channels
+from sn_mm.anatomy.untrained import moved_by
 from tests.builders import (
     BN_CFG,
     SN_CFG,
@@ -105,6 +106,19 @@ def test_frozen_norms(cfg):
     )
     starts = advice.starts_of(cfg)
     assert starts[0].component == 'backbone'
+
+
+def test_norms_at_a_learning_rate_of_zero(cfg):
+    cfg.optim_wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.1),
+        paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0))),
+    )
+    model = build('mmdet', copy.deepcopy(cfg.model)).train()
+    moved = moved_by(build_optim_wrapper(model, cfg.optim_wrapper), model)
+    rows = norm_table.norm_rows(model, None)
+    (text,) = advise_on_config(model, cfg, rows, 2, [], False, moved)
+    assert 'cannot learn others: backbone.sn1, ' in text
+    assert 'neck' not in text and 'lr_mult' in text
 
 
 def test_mean_teachers():

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from sn_mm import SN
@@ -15,8 +16,13 @@ from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.hooks.start_watch import StartWatch
 
 
-def runner(model, hooks=()):
-    return types.SimpleNamespace(model=model, hooks=list(hooks))
+def runner(model, hooks=(), groups=None):
+    if groups is None:
+        groups = [dict(params=list(model.parameters()))]
+    wrapper = OptimWrapper(torch.optim.SGD(groups, 0.1))
+    return types.SimpleNamespace(
+        model=model, hooks=list(hooks), optim_wrapper=wrapper
+    )
 
 
 def test_frozen_layers_with_equal_ratios_are_named():
@@ -28,6 +34,21 @@ def test_frozen_layers_with_equal_ratios_are_named():
     assert untrained_for_good(model) == ['0', '3']
     with pytest.warns(UserWarning, match='2 SN layers .* 0, 3'):
         StartWatch().before_train(runner(model))
+
+
+def test_layers_that_no_optimizer_moves_are_named():
+    model = nn.Sequential(SN(8), SN(8), SN(8))
+    groups = [
+        dict(params=list(model[0].parameters())),
+        dict(params=list(model[1].parameters()), lr=0.0),
+    ]
+    with pytest.warns(UserWarning, match='2 SN layers .* 1, 2[.]'):
+        StartWatch().before_train(runner(model, groups=groups))
+    # a warmup from 0
+    for group in groups:
+        group.update(lr=0.0, initial_lr=0.1)
+    with pytest.warns(UserWarning, match='1 SN layers .* 2[.]'):
+        StartWatch().before_train(runner(model, groups=groups))
 
 
 class MeanTeacherHook:
