@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.anatomy.components import Components, in_components
 from sn_mm.anatomy.deployment import warn_of_deployment
@@ -86,8 +87,9 @@ def convert_norm(
 
     Others are left alone: LayerNorm over tokens, norms whose forward takes
     more than x or does more than normalize, lazy ones before their first
-    call. What was done is logged; so is that the config of the model, which
-    still names the old norm, does not fit its checkpoints any more.
+    call, and norms behind a Linear where 'IN' is asked for. What was done is
+    logged; so is that the config of the model, which still names the old
+    norm, does not fit its checkpoints any more.
 
     Args:
         model: changed in place.
@@ -207,6 +209,7 @@ def _target(
         number = axes_at(model, name)
         if number is None:
             return None
+        number = max(number, 1)  # batch norms take (N, C) as (N, C, L)
     if isinstance(kind, str) and number in (1, 3):
         sibling = f'{kind}{number}d'
         kind = sibling if _norm_class(sibling) else kind
@@ -222,9 +225,19 @@ def _target(
             "*spatial); dict(type='GN', num_groups=1) is the layer norm there"
         )
     fits = number is None or dimension(cls) in (None, number)
-    if not (fits and is_plain_norm(old)):
+    if not (fits and is_plain_norm(old)) or _lacks_rows(cls, old, name, model):
         return None
     return {**_settings(old, cls, cfg), **cfg, 'type': kind}
+
+
+def _lacks_rows(
+    cls: type, old: nn.Module, name: str, model: nn.Module
+) -> bool:
+    """Whether a torch instance norm might get (N, C), which it refuses."""
+    if not issubclass(cls, _InstanceNorm) or issubclass(cls, RowNorm):
+        return False
+    axes = axes_at(model, name)
+    return axes == 0 or (dimension(type(old)) == 1 and axes != 1)
 
 
 def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
