@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import gc
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -103,6 +104,17 @@ def test_names_in_a_model_that_another_thread_holds():
 def test_names_in_a_model_that_an_object_holds():
     runner = SimpleNamespace(model=Model())
     assert name_of(runner.model.backbone[1]) == 'backbone.1'
+
+
+def test_objects_that_raise_are_passed_over():
+    gone = Model()
+    proxy = weakref.proxy(gone)
+    del gone
+    gc.collect()
+    model = Model()
+    assert name_of(model.backbone[1]) == 'backbone.1'
+    with pytest.raises(ReferenceError):
+        vars(proxy)
 
 
 def test_wrappers_inside_of_a_model_have_no_part_in_names():
