@@ -15,7 +15,6 @@ from pathlib import Path
 # the package beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from demo.data_folder import make_demo_data
 from demo.options import FORMATS, DemoOptions
 
 
@@ -79,6 +78,9 @@ def main(args: list = None) -> int:
         int: Exit status, 0 if the data set is there.
     """
     args = parse_args(args)
+    # OpenCV takes longer to import than --help to print
+    from demo.data_folder import make_demo_data
+
     try:
         options = DemoOptions(
             train=args.train,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -78,6 +79,7 @@ from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
 from sn_mm.anatomy.starts import note_start
 from sn_mm.anatomy.trace import trace_norms
+from sn_mm.anatomy.untrained import moved_by
 from sn_mm.checkpoints.sources import SCHEMES
 from sn_mm.utils import write_json
 
@@ -108,11 +110,17 @@ def load_start(model: nn.Module, cfg: Config) -> None:
             note_start(layer, cfg.load_from)
 
 
-def weight_decay(model: nn.Module, cfg: Config) -> dict | None:
-    """Weight decay of every parameter, as the optimizer will have it."""
+def build_optimizer(model: nn.Module, cfg: Config) -> Any:
+    """What training would optimize with; None if the config has nothing."""
     if 'optim_wrapper' not in cfg:
         return None
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    return build_optim_wrapper(model, cfg.optim_wrapper)
+
+
+def weight_decay(wrapper: Any) -> dict | None:
+    """Weight decay of every parameter, as the optimizer has it."""
+    if wrapper is None:
+        return None
     optimizers = getattr(wrapper, 'optim_wrappers', {'': wrapper}).values()
     return {
         p: group.get('weight_decay', 0)
@@ -133,7 +141,9 @@ def images_per_gpu(cfg: Config) -> int | None:
     return (cfg.get('train_dataloader') or {}).get('batch_size')
 
 
-def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
+def find_warnings(
+    model, cfg, rows, args, trained: bool, optimizer
+) -> list[str]:
     found, seen = [], {}
     try:
         seen = trace_norms(model, find_norms(model), args.size)
@@ -146,7 +156,13 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         starts = [s._replace(images=args.pretrain_batch) for s in starts]
     images = images_per_gpu(cfg)
     found += config_advice.advise_on_config(
-        model, cfg, rows, images, starts, trained
+        model,
+        cfg,
+        rows,
+        images,
+        starts,
+        trained,
+        None if optimizer is None else moved_by(optimizer, model),
     )
     detects = advice.is_detector(model)
     return found + advice.advise(rows, seen, images, starts, trained, detects)
@@ -174,15 +190,16 @@ def main(args: list | None = None) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     model = cli.build_model(cfg).train()
     trained = load_or_initialize(model, cfg, args)
+    optimizer = build_optimizer(model, cfg)
     rows = norm_table.norm_rows(
-        model, weight_decay(model, cfg), find_starts(model, cfg, args)
+        model, weight_decay(optimizer), find_starts(model, cfg, args)
     )
     if not rows:
         raise cli.LaunchError(
             f'the model of {args.config} has no norm layer; set norm_cfg at '
             'its parts'
         )
-    warned = find_warnings(model, cfg, rows, args, trained)
+    warned = find_warnings(model, cfg, rows, args, trained, optimizer)
     if args.json:
         write_json(args.json, as_json(rows, warned))
     print(norm_table.table(rows))

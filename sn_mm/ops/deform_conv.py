@@ -155,6 +155,11 @@ def _convolve(x, offset, weight, options, mask=None, bias=None) -> Tensor:
     if torchvision_ops('deform_conv2d') is not None:
         from torchvision.ops import deform_conv2d
 
+        # torchvision has a slope where a tap is just outside; mmcv has none
+        _, inside = _look_at(x, offset, weight.shape[2:], options)
+        inside = inside.unsqueeze(3).expand(-1, -1, -1, 2, -1, -1)
+        inside = inside.reshape(offset.shape)
+        offset = offset.where(inside, offset.detach())
         return deform_conv2d(x, offset, weight, bias, *options[:3], mask=mask)
     n, channels = x.shape[:2]
     out_size = offset.shape[2:]
@@ -172,29 +177,72 @@ def _convolve(x, offset, weight, options, mask=None, bias=None) -> Tensor:
 def _sample(x, offset, kernel_size, options: _Options) -> Tensor:
     """The input under every tap.
 
+    A sample is a weighted sum of four pixels, which is what ``embedding_bag``
+    computes.
+
     Returns:
         (N * offset_groups, C / offset_groups, taps, H' * W').
     """
     n, channels, height, width = x.shape
-    groups, taps = options.offset_groups, kernel_size[0] * kernel_size[1]
+    planes, channels = (
+        n * options.offset_groups,
+        channels // options.offset_groups,
+    )
+    at, inside = _look_at(x, offset, kernel_size, options)
+    rows, row_weights = _corners(at[:, :, :, 0], inside, height)
+    columns, column_weights = _corners(at[:, :, :, 1], inside, width)
+    rows = rows + height * torch.arange(planes, device=x.device).view(
+        -1, 1, 1, 1, 1, 1
+    )
+    pixels = rows[..., :, None] * width + columns[..., None, :]
+    weights = row_weights[..., :, None] * column_weights[..., None, :]
+    table = x.reshape(planes, channels, -1).transpose(1, 2)
+    samples = F.embedding_bag(
+        pixels.view(-1, 4),
+        table.reshape(-1, channels),
+        mode='sum',
+        per_sample_weights=weights.view(-1, 4),
+    )
+    taps = kernel_size[0] * kernel_size[1]
+    return samples.view(planes, taps, -1, channels).permute(0, 3, 1, 2)
+
+
+def _look_at(x, offset, kernel_size, options) -> tuple[Tensor, Tensor]:
+    """Where every tap looks, y before x, and whether it sees the input there.
+
+    Returns:
+        (N * offset_groups, *kernel_size, 2, H', W'), and the same without 2.
+    """
     out_size = offset.shape[2:]
-    offset = offset.reshape(n * groups, *kernel_size, 2, *out_size)
+    at = offset.reshape(-1, *kernel_size, 2, *out_size)
     rows, columns = (
         _looks_at(axis, kernel_size[axis], out_size[axis], options).to(x)
         for axis in (0, 1)
     )
-    y = offset[:, :, :, 0] + rows.view(-1, 1, rows.shape[1], 1)
-    x_at = offset[:, :, :, 1] + columns.view(1, -1, 1, columns.shape[1])
-    # to grid_sample's coordinates: -1 and 1 are the outer edges of the map
-    grid = torch.stack(
-        ((2 * x_at + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1
-    )
-    samples = F.grid_sample(
-        x.reshape(n * groups, channels // groups, height, width),
-        grid.reshape(n * groups, taps, -1, 2),
-        align_corners=False,
-    )
-    return samples
+    y = at[:, :, :, 0] + rows.view(-1, 1, rows.shape[1], 1)
+    x_at = at[:, :, :, 1] + columns.view(1, -1, 1, columns.shape[1])
+    height, width = x.shape[2:]
+    inside = (y > -1) & (y < height) & (x_at > -1) & (x_at < width)
+    return torch.stack((y, x_at), dim=3), inside
+
+
+def _corners(at: Tensor, inside: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Both pixels, and their weights, at coordinates along one direction.
+
+    At a whole number, where the slope jumps, the derivative is the one
+    towards the next pixel, as mmcv's is: a network whose offsets start at 0
+    has whole numbers only.
+
+    Returns:
+        Indices and weights, one dimension of size 2 more than ``at``.
+    """
+    at = at.where(inside, torch.zeros_like(at))
+    low = at.detach().floor()
+    fraction = at - low
+    pixels = torch.stack((low, low + 1), dim=-1)
+    weights = torch.stack((1 - fraction, fraction), dim=-1)
+    counts = (pixels >= 0) & (pixels < size) & inside[..., None]
+    return pixels.clamp(0, size - 1).long(), weights * counts
 
 
 def _looks_at(axis: int, taps: int, out: int, options: _Options) -> Tensor:

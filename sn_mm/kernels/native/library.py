@@ -16,13 +16,18 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-_BASE = ('-march=native', '-fno-math-errno', '-shared', '-fPIC')
+# Of two -std the later one holds, and CC may name an old one.
+_BASE = ('-std=gnu11', '-march=native', '-fno-math-errno', '-shared', '-fPIC')
+if sys.platform == 'linux':
+    # Else a compiler whose OpenMP is not there links what cannot be loaded.
+    _BASE += ('-Wl,-z,defs',)
 # Tried in turn: not every compiler knows every flag, and no threads are
 # better than no library (Apple's clang has no OpenMP).
 _THREADS = (('-fopenmp',), ('-fopenmp-simd',), ())
@@ -130,13 +135,16 @@ class Library:
             built = Path(folder) / f'{self._name()}.so'
             _compile(command, attempts, built)
             kept = self._keep(built)
-            if kept is not None:
-                try:
-                    return self._opened(kept)
-                except _ERRORS:  # no library; the next process would warn
-                    with contextlib.suppress(OSError):
-                        kept.unlink()
-            return self._opened(built)
+            try:
+                return self._opened(kept or built)
+            except _ERRORS as error:
+                if kept is None:
+                    raise
+                with contextlib.suppress(OSError):
+                    kept.unlink()  # else the next process would warn of it
+                loaded = self._opened(built)
+                _warn_of_cache(error)  # a folder that allows no programs
+                return loaded
 
     def _keep(self, built: Path) -> Path | None:
         """Put a compiled library into the cache; None if that fails."""
@@ -146,11 +154,7 @@ class Library:
             write_whole(path, content)
             return path
         except (OSError, RuntimeError) as error:
-            _warn(
-                f'the C kernels of sn_mm cannot be kept: {error}. Every '
-                'process compiles them anew; set XDG_CACHE_HOME to a folder '
-                'that this user can write to.'
-            )
+            _warn_of_cache(error)
             return None
 
     def _commands(self) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -184,6 +188,24 @@ class Library:
         made_with = (_BASE, _THREADS, self.flags, processor(), _openmp())
         digest.update(repr(made_with).encode())
         return f'{self.source.stem}-{digest.hexdigest()[:16]}'
+
+
+def check_fields(
+    library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]
+) -> None:
+    """Raise OSError unless Python and C agree on where fields are.
+
+    Args:
+        library: a loaded C file.
+        name: of an array of int64 in it: the structure's size, and the
+            offset of each field.
+        structure: the same in Python.
+    """
+    here = [ctypes.sizeof(structure)]
+    here += [getattr(structure, f).offset for f, *_ in structure._fields_]
+    there = list((ctypes.c_int64 * len(here)).in_dll(library, name))
+    if there != here:
+        raise OSError(f'{name} are {there} in C, {here} in Python')
 
 
 def cache_folder() -> Path:
@@ -278,13 +300,13 @@ def _openmp() -> str | None:
 def _mapped_files() -> Iterator[str]:
     """Files that are mapped into this process's memory."""
     try:
-        lines = Path('/proc/self/maps').read_text().splitlines()
+        lines = Path('/proc/self/maps').read_bytes().splitlines()
     except OSError:
         return
     for line in lines:
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].startswith('/'):
-            yield fields[5]
+        if len(fields) == 6 and fields[5].startswith(b'/'):
+            yield os.fsdecode(fields[5])  # names need be no text
 
 
 _warned = False
@@ -296,3 +318,11 @@ def _warn(message: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _warn_of_cache(error: Exception) -> None:
+    _warn(
+        f'the C kernels of sn_mm cannot be kept: {error}. Every process '
+        'compiles them anew; set XDG_CACHE_HOME to a folder that this user '
+        'can write to and load libraries from.'
+    )

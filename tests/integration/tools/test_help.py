@@ -1,5 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
-"""Tools answer --help, and wrong arguments, before they import PyTorch."""
+"""Tools answer --help, and wrong arguments, before they import PyTorch.
+
+Nor do they import other large libraries for that.
+"""
 
 import subprocess
 import sys
@@ -9,10 +12,10 @@ import pytest
 from tests.paths import TOOLS
 
 NAMES = sorted({p.name for p in TOOLS.glob('*.py')} - {'tool_arguments.py'})
-# without torch and what needs it, as `python tools/NAME` otherwise
+# without what takes long to import, as `python tools/NAME` otherwise
+SLOW = ('torch', 'mmengine', 'sn_mm', 'numpy', 'cv2', 'sklearn', 'matplotlib')
 CODE = (
-    'import runpy, sys; '
-    'sys.modules.update(dict.fromkeys(("torch", "mmengine", "sn_mm"))); '
+    f'import runpy, sys; sys.modules.update(dict.fromkeys({SLOW})); '
     'del sys.argv[0]; sys.path[0] = sys.argv[0].rpartition("/")[0]; '
     'runpy.run_path(sys.argv[0], run_name="__main__")'
 )

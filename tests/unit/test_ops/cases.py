@@ -174,7 +174,9 @@ def deform_conv_case(
     groups: int,
     deform_groups: int,
     bias: bool,
+    whole: bool = False,
 ) -> dict:
+    """With ``whole``, the offsets are whole numbers, half of them 0."""
     x = features(30, 2, 4, 9, 8)
     weight = features(31, 6, 4 // groups, 3, 2)
     out = [
@@ -182,6 +184,8 @@ def deform_conv_case(
         for n, k in zip((9, 8), (3, 2))
     ]
     offset = 2 * features(32, 2, deform_groups * 12, *out)
+    if whole:
+        offset = offset.round() * (torch.arange(out[1]) % 2)
     inputs = dict(x=x, offset=offset, weight=weight)
     if modulated:
         inputs['mask'] = features(33, 2, deform_groups * 6, *out).sigmoid()
@@ -273,5 +277,18 @@ def all_cases() -> dict:
             groups=groups,
             deform_groups=3 - groups,
             bias=bias,
+        )
+    for modulated in (False, True):
+        add(
+            'deform_conv',
+            deform_conv_case,
+            modulated=modulated,
+            stride=1,
+            padding=1,
+            dilation=1,
+            groups=1,
+            deform_groups=1,
+            bias=False,
+            whole=True,
         )
     return cases

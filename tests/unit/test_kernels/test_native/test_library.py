@@ -17,7 +17,12 @@ import torch
 
 from sn_mm.kernels.native import library as module
 from sn_mm.kernels.native import sweeps
-from sn_mm.kernels.native.library import Library, cache_folder, write_whole
+from sn_mm.kernels.native.library import (
+    Library,
+    cache_folder,
+    check_fields,
+    write_whole,
+)
 from tests.unit.test_kernels.rows import WITHOUT_THE_REST
 
 needs_compiler = pytest.mark.skipif(
@@ -94,6 +99,19 @@ def test_another_source_header_or_flag_is_compiled_anew(source):
 
 
 @needs_compiler
+@pytest.mark.parametrize('standard', ['c89', 'iso9899:199409', 'gnu17'])
+def test_whatever_standard_of_c_the_users_compiler_is_set_to(
+    standard, source, monkeypatch
+):
+    source.write_text(
+        '#include <stdint.h>\n'
+        'void twice(int64_t *x) { for (int i = 0; i < 1; i++) *x *= 2; }'
+    )
+    monkeypatch.setenv('CC', f'cc -std={standard} -pedantic-errors')
+    assert works(make(source))
+
+
+@needs_compiler
 @pytest.mark.parametrize('content', [b'', b'no library', None])
 def test_a_broken_library_is_compiled_again(source, content):
     assert works(make(source))
@@ -144,6 +162,22 @@ def test_where_nothing_can_be_kept_it_is_compiled_for_the_process(
         assert computes(make(source))
         assert computes(make(source))
     assert len(caught) == 1
+
+
+@needs_compiler
+def test_a_cache_that_libraries_cannot_be_loaded_from(source, monkeypatch):
+    """As where it is mounted with noexec."""
+    load = ctypes.CDLL
+
+    def refuse(path):
+        if path.startswith(str(cache_folder())):
+            raise OSError('failed to map segment from shared object')
+        return load(path)
+
+    monkeypatch.setattr(module.ctypes, 'CDLL', refuse)
+    with pytest.warns(RuntimeWarning, match='failed.*XDG_CACHE_HOME') as seen:
+        assert computes(make(source))
+    assert len(seen) == 1 and not kept()
 
 
 @needs_compiler
@@ -273,6 +307,30 @@ print(torch.allclose(mean.float(), x.mean((2, 3)), atol=1e-6))
 
 
 @needs_compiler
+@pytest.mark.skipif(sys.platform != 'linux', reason="the linker's default")
+def test_a_compiler_without_its_openmp_runtime_compiles_without_threads(
+    source,
+):
+    """What clang calls of its runtime; nothing here has it."""
+    source.write_text(
+        '#include <stdint.h>\nvoid __kmpc_none(void);\n'
+        'void twice(int64_t *x) {\n *x *= 2;\n'
+        '#ifdef _OPENMP\n __kmpc_none();\n#endif\n}'
+    )
+    assert works(make(source))
+
+
+@needs_compiler
+def test_a_cache_whose_name_is_no_text(source, monkeypatch, tmp_path):
+    """Once a library there is loaded, it is among the mapped files."""
+    cache = os.fsencode(tmp_path) + b'/\xe9\xff'
+    monkeypatch.setenv('XDG_CACHE_HOME', os.fsdecode(cache))
+    assert works(make(source))
+    assert str(kept()[0]) in module._mapped_files()
+    assert works(make(source, flags=('-O1',)))
+
+
+@needs_compiler
 def test_linked_with_the_openmp_runtime_that_pytorch_has_loaded():
     runtimes = {
         Path(path).resolve()
@@ -286,3 +344,41 @@ def test_linked_with_the_openmp_runtime_that_pytorch_has_loaded():
         if Path(path).name.startswith(('libgomp', 'libiomp5', 'libomp'))
     }
     assert after == runtimes
+
+
+# -- structures -----------------------------------------------------------
+PAIR = """
+#include <stddef.h>
+#include <stdint.h>
+typedef struct { int64_t first; double second; } pair;
+const int64_t pair_fields[] = {sizeof(pair), offsetof(pair, first),
+                               offsetof(pair, second)};
+void twice(int64_t *x) { *x *= 2; }
+"""
+
+
+def structure(*fields):
+    return type('Pair', (ctypes.Structure,), {'_fields_': list(fields)})
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    'kinds,fits',
+    [
+        ((ctypes.c_int64, ctypes.c_double), True),
+        ((ctypes.c_int32, ctypes.c_float), False),
+        ((ctypes.c_char * 16, ctypes.c_double), False),
+    ],
+)
+def test_a_structure_that_c_lays_out_otherwise_is_refused(source, kinds, fits):
+    source.write_text(PAIR)
+    pair = structure(*zip(('first', 'second'), kinds))
+    library = make(
+        source, check=lambda found: check_fields(found, 'pair_fields', pair)
+    )
+    if fits:
+        assert works(library)
+        return
+    with pytest.warns(RuntimeWarning, match='pair_fields are'):
+        assert library.get() is None
+    assert 'in Python' in library.why_not()
