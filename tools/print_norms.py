@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 # the modules beside this file, also where another program imports it
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,7 +38,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '--init-weights',
         action='store_true',
         help='show the ratios that training starts with: load what init_cfg '
-        'names, which may download it',
+        'and load_from name, which may download it',
     )
     parser.add_argument(
         '--pretrain-batch',
@@ -65,20 +66,27 @@ if __name__ == '__main__':
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
 from sn_mm.analysis.caveats import caveats
+from sn_mm.analysis.start_files import filled_norms
 from sn_mm.analysis.starts import starts_of_layers
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.starts import note_start
 from sn_mm.anatomy.trace import trace_norms
+from sn_mm.anatomy.untrained import moved_by
+from sn_mm.checkpoints.sources import SCHEMES
 from sn_mm.utils import write_json
 
 
-def load_or_initialize(model: nn.Module, args: argparse.Namespace) -> bool:
+def load_or_initialize(
+    model: nn.Module, cfg: Config, args: argparse.Namespace
+) -> bool:
     """Load weights if told to; whether the ratios are trained ones."""
     if args.checkpoint:
         cli.check_checkpoint(args.checkpoint)
@@ -86,15 +94,33 @@ def load_or_initialize(model: nn.Module, args: argparse.Namespace) -> bool:
         return True
     if args.init_weights:
         model.init_weights()
+        if cfg.get('load_from'):
+            load_start(model, cfg)
         return True
     return False
 
 
-def weight_decay(model: nn.Module, cfg: Config) -> dict | None:
-    """Weight decay of every parameter, as the optimizer will have it."""
+def load_start(model: nn.Module, cfg: Config) -> None:
+    """Load what takes the place of the weights of ``init_cfg``."""
+    load_checkpoint(model, cfg.load_from, map_location='cpu')
+    (start,) = advice.starts_of(cfg)
+    names = filled_norms(model, start)
+    for name, layer in find_norms(model).items():
+        if not cfg.load_from.startswith(SCHEMES) and name in (names or [name]):
+            note_start(layer, cfg.load_from)
+
+
+def build_optimizer(model: nn.Module, cfg: Config) -> Any:
+    """What training would optimize with; None if the config has nothing."""
     if 'optim_wrapper' not in cfg:
         return None
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    return build_optim_wrapper(model, cfg.optim_wrapper)
+
+
+def weight_decay(wrapper: Any) -> dict | None:
+    """Weight decay of every parameter, as the optimizer has it."""
+    if wrapper is None:
+        return None
     optimizers = getattr(wrapper, 'optim_wrappers', {'': wrapper}).values()
     return {
         p: group.get('weight_decay', 0)
@@ -115,7 +141,9 @@ def images_per_gpu(cfg: Config) -> int | None:
     return (cfg.get('train_dataloader') or {}).get('batch_size')
 
 
-def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
+def find_warnings(
+    model, cfg, rows, args, trained: bool, optimizer
+) -> list[str]:
     found, seen = [], {}
     try:
         seen = trace_norms(model, find_norms(model), args.size)
@@ -128,7 +156,13 @@ def find_warnings(model, cfg, rows, args, trained: bool) -> list[str]:
         starts = [s._replace(images=args.pretrain_batch) for s in starts]
     images = images_per_gpu(cfg)
     found += config_advice.advise_on_config(
-        model, cfg, rows, images, starts, trained
+        model,
+        cfg,
+        rows,
+        images,
+        starts,
+        trained,
+        None if optimizer is None else moved_by(optimizer, model),
     )
     detects = advice.is_detector(model)
     return found + advice.advise(rows, seen, images, starts, trained, detects)
@@ -155,16 +189,17 @@ def main(args: list | None = None) -> None:
     cli.hush_model_building()
     cfg = cli.load_config(args.config, args.cfg_options)
     model = cli.build_model(cfg).train()
-    trained = load_or_initialize(model, args)
+    trained = load_or_initialize(model, cfg, args)
+    optimizer = build_optimizer(model, cfg)
     rows = norm_table.norm_rows(
-        model, weight_decay(model, cfg), find_starts(model, cfg, args)
+        model, weight_decay(optimizer), find_starts(model, cfg, args)
     )
     if not rows:
         raise cli.LaunchError(
             f'the model of {args.config} has no norm layer; set norm_cfg at '
             'its parts'
         )
-    warned = find_warnings(model, cfg, rows, args, trained)
+    warned = find_warnings(model, cfg, rows, args, trained, optimizer)
     if args.json:
         write_json(args.json, as_json(rows, warned))
     print(norm_table.table(rows))

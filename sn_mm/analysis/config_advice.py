@@ -4,28 +4,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
 from mmengine.registry import MODELS
 from torch import nn
 
 from sn_mm.anatomy.components import label
+from sn_mm.anatomy.deployment import deployment_text, deployments
 from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.checkpoints.foreign import TO_SN, other_norms
-from sn_mm.checkpoints.leaves import without_wrappers
-from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.hooks.start_watch import TEACHER, keeps_running_statistics
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
-from sn_mm.utils.errors import CheckpointError
 
 from .advice import Start
 from .norm_table import NormRow
+from .start_files import state_here
 
 _OURS = ('sn://', 'bn2sn://', 'bn2norm://')
 # Those of the toolboxes' schemes whose models have batch norms, unless their
@@ -43,6 +39,7 @@ def advise_on_config(
     images: int | None,
     starts: Sequence[Start],
     trained: bool,
+    moved: Collection[nn.Parameter] | None = None,
 ) -> list[str]:
     """One line for everything that will surprise.
 
@@ -53,6 +50,7 @@ def advise_on_config(
         images: per GPU in training; None if unknown.
         starts: the weights that training starts from.
         trained: whether the model has weights that were loaded.
+        moved: parameters that the optimizer moves; None if unknown.
     """
     wants = any(r.ratios is not None for r in rows) or _names_ours(
         dict(cfg.items())
@@ -62,13 +60,14 @@ def advise_on_config(
     return [
         *(_batch_norms_left(model, rows) or _none_of_ours(rows)),
         *_bn_starts(model, rows, starts),
-        *_stuck(model, cfg, rows, starts, trained),
+        *_stuck(model, cfg, rows, starts, trained, moved),
         *_teachers_without_buffers(model, cfg),
         *_without_hook(model, cfg),
         *_without_norm(model, cfg.get('model') or {}),
         *_decayed(cfg, rows),
         *_single_images(rows, images),
         *_momentum(model),
+        *_deployments(model),
         *_imports(cfg),
     ]
 
@@ -137,33 +136,10 @@ def _bn_starts(
 
 def _misfit(model: nn.Module, start: Start) -> Iterator[str]:
     """What a file that is here already has in place of the model's norms."""
-    path = _local(start.checkpoint)
-    if path is None:
-        return
-    try:
-        state = without_wrappers(read_checkpoint(path, of_run=True).state)
-        part = model.get_submodule(start.part)
-    except (CheckpointError, AttributeError):
-        return  # told by whoever loads it
-    front = f'{start.part}.'
-    if start.part and any(key.startswith(front) for key in state):
-        state = {
-            key[len(front) :]: value
-            for key, value in state.items()
-            if key.startswith(front)
-        }
-    said = other_norms(part, state)
+    found = state_here(model, start)
+    said = other_norms(*found) if found else None
     if said:
         yield f'{start.checkpoint}: {said}'
-
-
-def _local(checkpoint: str) -> Path | None:
-    """The file of that name, or of that address if it was fetched before."""
-    path = Path(checkpoint).expanduser()
-    if '://' in checkpoint:
-        name = Path(urlparse(checkpoint).path).name
-        path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    return path if path.is_file() else None
 
 
 def _stuck(
@@ -172,9 +148,10 @@ def _stuck(
     rows: list[NormRow],
     starts: Sequence[Start],
     trained: bool,
+    moved: Collection[nn.Parameter] | None,
 ) -> Iterator[str]:
     components = {r.name: r.component for r in rows}
-    names = untrained_for_good(model)
+    names = untrained_for_good(model, moved)
     if _mean_teachers(cfg):  # they take the student's ratios
         names = [n for n in names if not n.startswith('teacher.')]
     if not trained:
@@ -187,9 +164,10 @@ def _stuck(
     if names:
         yield (
             f'{len(names)} SN layers are frozen (requires_grad=False in '
-            'norm_cfg, frozen_stages) or hard with the equal ratios of a new '
-            f'layer, and cannot learn others: {", ".join(names)}. Set '
-            'requires_grad=True and frozen_stages=-1, or start from weights '
+            'norm_cfg, frozen_stages), at a learning rate of 0 (lr_mult) or '
+            'hard with the equal ratios of a new layer, and cannot learn '
+            f'others: {", ".join(names)}. Set requires_grad=True and '
+            'frozen_stages=-1, no lr_mult of 0, or start from weights '
             'that have ratios (sn:// or bn2sn://)'
         )
 
@@ -396,6 +374,12 @@ def _momentum(model: nn.Module) -> Iterator[str]:
             f"({join_names(names, 2)}): it is PyTorch's here, the weight of "
             "the new batch; the public code's 0.9 is 0.1, its 0.997 is 0.003"
         )
+
+
+def _deployments(model: nn.Module) -> Iterator[str]:
+    found = deployments(model)
+    if found:
+        yield deployment_text(found)
 
 
 def _imports(cfg: Mapping[str, Any]) -> Iterator[str]:

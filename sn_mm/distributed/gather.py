@@ -9,8 +9,7 @@ which does not communicate: one collective forward, one backward.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -52,28 +51,33 @@ def pool_moments(
     return _Pool.apply(own, count, process_group, parts)
 
 
-@contextmanager
-def recording() -> Iterator[list[Tensor]]:
-    """A list of what the gathers inside bring."""
-    with _during('recorded', []) as brought:
-        yield brought
+class recording:
+    """A context, and the list of what gathers inside bring.
+
+    A class, since every backward of a rule enters two: generators take longer.
+    """
+
+    _name = 'recorded'
+
+    def __init__(self) -> None:
+        self._value = []
+
+    def __enter__(self) -> Sequence[Tensor]:
+        self._before = getattr(_calls, self._name, None)
+        setattr(_calls, self._name, self._value)
+        return self._value
+
+    def __exit__(self, *error) -> None:
+        setattr(_calls, self._name, self._before)
 
 
-@contextmanager
-def replaying(brought: Sequence[Tensor]) -> Iterator[None]:
+class replaying(recording):
     """Gathers inside return, in order, what they brought when recorded."""
-    with _during('replayed', iter(brought)):
-        yield
 
+    _name = 'replayed'
 
-@contextmanager
-def _during(name: str, value) -> Iterator:
-    before = getattr(_calls, name, None)
-    setattr(_calls, name, value)
-    try:
-        yield value
-    finally:
-        setattr(_calls, name, before)
+    def __init__(self, brought: Sequence[Tensor]) -> None:
+        self._value = iter(brought)
 
 
 class _Pool(torch.autograd.Function):

@@ -7,7 +7,6 @@ it carried. Looked up when that has happened: until then it costs nothing.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,22 +49,48 @@ def waiting_for_others(channels: int) -> Iterator[None]:
 def name_of(layer: nn.Module) -> str:
     """The layer's name in the model that it is part of; '' if in none.
 
-    Looks through all modules of the process, as the layer does not know.
+    A layer does not know its model, but whoever calls it does: looks at what
+    the frames of all threads hold. A backward may run in a thread of its own.
     """
-    parents = {}
-    for module in gc.get_objects():
-        if issubclass(type(module), nn.Module):
-            children = module.__dict__.get('_modules') or {}
-            for name, child in children.items():
-                parents.setdefault(id(child), (module, name))
-    parts: list[str] = []
-    module, seen = layer, set()
-    while id(module) in parents and id(module) not in seen:
-        seen.add(id(module))
-        module, name = parents[id(module)]
-        if not is_model_wrapper(module):
-            parts.append(name)
-    return '.'.join(reversed(parts))
+    names = (_name_in(model, layer) for model in _models_in_use())
+    return max((name for name in names if name), key=len, default='')
+
+
+def _models_in_use() -> Iterator[nn.Module]:
+    """Modules that a running function, or an object in it, refers to."""
+    seen: set[int] = set()
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            for value in list(frame.f_locals.values()):
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
+                for found in (value, *_attributes(value)):
+                    if issubclass(type(found), nn.Module):
+                        yield found
+            frame = frame.f_back
+
+
+def _attributes(value: object) -> list:
+    """What an object holds; nothing where it does not say so."""
+    try:
+        return list(vars(value).values())
+    except Exception:  # whatever it is, the error to be told is another
+        return []
+
+
+def _name_in(model: nn.Module, layer: nn.Module) -> str | None:
+    """The layer's name in a model, without the parts of wrappers."""
+    names = {id(m): name for name, m in model.named_modules()}
+    name = names.get(id(layer))
+    if name is None:
+        return None
+    parts, owner = [], model
+    for part in name.split('.') if name else ():
+        if not is_model_wrapper(owner):
+            parts.append(part)
+        owner = owner._modules[part]
+    return '.'.join(parts)
 
 
 def _calling_layer() -> nn.Module | None:

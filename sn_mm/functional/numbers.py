@@ -17,11 +17,12 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from sn_mm import kernels
 from sn_mm.distributed.gather import recording, replaying
-from sn_mm.kernels.layout import is_worth_keeping
+from sn_mm.kernels.factors import Factors
+from sn_mm.kernels.layout import cast, is_worth_keeping
 
 Params = Sequence[Optional[Tensor]]
-Factors = tuple[Tensor, Tensor, Tensor]
 
 
 class AnyRule:
@@ -31,14 +32,19 @@ class AnyRule:
         rule: see :func:`sn_mm.functional.normalize_rows`.
         size: S, positions of a row.
         dtype: of the sweeps' factors.
+        between: what makes these of the rule's results, and the way back:
+            :mod:`sn_mm.kernels.factors`, or functions that do the same.
 
     Everywhere, ``moments`` (2, N, C) are means and variances of the rows,
     ``brought`` what :meth:`forward` wants to find again in backward (what
     gathers brought, so that no second call communicates).
     """
 
-    def __init__(self, rule, size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rule, size: int, dtype: torch.dtype, between=kernels.factors
+    ) -> None:
         self.rule, self.size, self.dtype = rule, size, dtype
+        self.between = between
 
     def normalize(
         self, sweeps: ModuleType, x: Tensor, params: Params, relu: bool
@@ -105,14 +111,14 @@ class AnyRule:
             results = self._results(moments, params)
         # not moments themselves, whose memory may be used again
         extras = [e.clone() for e in results[3:]]
-        return self._factors(moments, results), extras, brought
+        return self._of_output(moments, results), extras, brought
 
     def factors(
         self, moments: Tensor, params: Params, brought: Sequence[Tensor]
     ) -> Factors:
         """The factors of :meth:`forward` again."""
         with replaying(brought):
-            return self._factors(moments, self._results(moments, params))
+            return self._of_output(moments, self._results(moments, params))
 
     def backward(
         self,
@@ -134,37 +140,29 @@ class AnyRule:
             scale, slope and shift (N, C) of dx = scale * dy + slope *
             (x - near) + shift; d_params.
         """
-        inputs = [t.detach().requires_grad_() for t in moments]
+        measured = moments.detach().requires_grad_()
         given = [
             p.detach().requires_grad_() if need else _detached(p)
             for p, need in zip(params, needs)
         ]
         with replaying(brought):
-            results = self._call(moments, *inputs, given)
-        inputs += [p for p, need in zip(given, needs) if need]
-        centre, scale = (t.detach() for t in results[:2])
-        near, (s0, s1) = self._near(moments), sums
-        d_centre = -(scale * s0)
-        d_scale = torch.addcmul(s1, centre - near, s0, value=-1)
-        found = _vector_jacobian(
-            results, (d_centre, d_scale, s0, *d_extras), inputs
+            results = self._call(measured, given)
+        d_results = self.between.cotangents(
+            moments, sums, *results[:3], self.dtype
         )
-        dm, dv = (
-            torch.zeros_like(near) if d is None else d for d in found[:2]
+        wanted = [p for p, need in zip(given, needs) if need]
+        d_moments, *found = _vector_jacobian(
+            results, (*d_results, *d_extras), [measured, *wanted]
         )
-        size = max(self.size, 1)
-        slope = dv * (2 / size)
-        # of the rows' means themselves, not of the rounded ones
-        shift = torch.addcmul(dm / size, slope, near - moments[0])
-        rest = iter(found[2:])
-        d_params = [next(rest) if need else None for need in needs]
-        return self._narrow(moments, scale, slope, shift), d_params
+        factors = self.between.of_gradient(
+            moments, results[1].detach(), d_moments, self.size, self.dtype
+        )
+        rest = iter(found)
+        return factors, [next(rest) if need else None for need in needs]
 
     def _results(self, moments: Tensor, params: Params) -> list[Tensor]:
         """What the rule returns; without a graph, if it is as it should."""
-        results = self._call(
-            moments, *moments.detach(), [_detached(p) for p in params]
-        )
+        results = self._call(moments.detach(), [_detached(p) for p in params])
         if any(t.requires_grad for t in results):
             raise ValueError(
                 f'the rule {self.rule!r} closes over a tensor that requires '
@@ -173,30 +171,14 @@ class AnyRule:
             )
         return results
 
-    def _call(
-        self, moments: Tensor, m: Tensor, v: Tensor, params: Params
-    ) -> list[Tensor]:
+    def _call(self, moments: Tensor, params: Params) -> list[Tensor]:
         with torch.enable_grad(), _without_autocast(moments):
-            return checked_results(
-                self.rule, self.rule(m, v, self.size, *params), m
-            )
+            m, v = moments.unbind()
+            results = self.rule(m, v, self.size, *params)
+            return checked_results(self.rule, results, m)
 
-    def _near(self, moments: Tensor) -> Tensor:
-        """The rows' means as the sweeps get them."""
-        return moments[0].to(self.dtype).to(moments.dtype)
-
-    def _factors(self, moments: Tensor, results: list[Tensor]) -> Factors:
-        centre, scale, bias = results[:3]
-        near = self._near(moments)
-        shift = torch.addcmul(bias, scale, centre - near, value=-1)
-        return self._narrow(moments, near, scale, shift)
-
-    def _narrow(self, moments: Tensor, *factors: Tensor) -> Factors:
-        shape = (len(factors), *moments.shape[1:])
-        narrow = moments.new_empty(shape, dtype=self.dtype).unbind()
-        for own, t in zip(narrow, factors):
-            own.copy_(t)  # rounded and broadcast at once
-        return narrow
+    def _of_output(self, moments: Tensor, results: list[Tensor]) -> Factors:
+        return self.between.of_output(moments, *results[:3], self.dtype)
 
 
 _fused: dict[tuple[type, str], type[AnyRule]] = {}
@@ -217,7 +199,7 @@ def register_fused(
 
 def numbers_of(
     rule,
-    implementation: str,
+    sweeps: ModuleType,
     size: int,
     dtype: torch.dtype,
     device: torch.device,
@@ -225,14 +207,13 @@ def numbers_of(
     """Who computes the rule's numbers beside these sweeps.
 
     Args:
-        implementation: name of the sweeps.
         rule, size, dtype: as for :class:`AnyRule`.
         device: of the input.
     """
-    made = _fused.get((type(rule), implementation))
+    made = _fused.get((type(rule), sweeps.name))
     if made is None or not made.is_usable(device):
         made = AnyRule
-    return made(rule, size, dtype)
+    return made(rule, size, dtype, sweeps.factors)
 
 
 def checked_results(rule, results, m: Tensor) -> list[Tensor]:
@@ -261,7 +242,7 @@ def _like_rows(rule, name: str, t: Tensor | float, m: Tensor) -> Tensor:
             f'{tuple(t.shape)}, which does not broadcast to (N, C) = '
             f'{tuple(m.shape)}'
         )
-    return t.to(m.dtype)
+    return cast(t, m.dtype)
 
 
 def _vector_jacobian(
@@ -270,7 +251,7 @@ def _vector_jacobian(
     inputs: Sequence[Tensor],
 ) -> Sequence[Tensor | None]:
     pairs = [
-        (t, d.sum_to_size(t.shape).to(t.dtype))
+        (t, cast(d, t.dtype))
         for t, d in zip(results, d_results)
         if d is not None and t.requires_grad
     ]

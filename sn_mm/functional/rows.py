@@ -99,7 +99,7 @@ class _NormalizeRows(torch.autograd.Function):
         sweeps = kernels.choose(x, backend) if x.numel() else NoSweeps
         numbers = numbers_of(
             rule,
-            sweeps.name,
+            sweeps,
             spatial_size(x),
             accumulation_dtype(x.dtype),
             x.device,
@@ -143,6 +143,7 @@ class NoSweeps:
     """The sweeps over nothing."""
 
     name = 'empty'
+    factors = kernels.factors
 
     @staticmethod
     def moments(x: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class SwitchNumbers(AnyRule):
 
     kernels: ModuleType  # that compute
 
-    def __init__(self, rule, size: int, dtype: torch.dtype) -> None:
-        super().__init__(rule, size, dtype)
+    def __init__(self, rule, size: int, *others) -> None:
+        super().__init__(rule, size, *others)
         self.switch = Switch(
             rule.statistics,
             rule.num_groups,

@@ -9,7 +9,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from sn_mm.anatomy.untrained import untrained_for_good
+from sn_mm.anatomy.deployment import warn_of_deployment
+from sn_mm.anatomy.untrained import moved_by, untrained_for_good
 from sn_mm.layers import RowNorm
 from sn_mm.utils import unwrapped
 
@@ -17,9 +18,10 @@ from sn_mm.utils import unwrapped
 class StartWatch(Hook):
     """Warn before training of what it would not show.
 
-    Of layers whose ratios are untrained and cannot train, and of mean
-    teachers that do not get the student's running statistics. Every Runner
-    has it (:mod:`sn_mm.patches.runner_hooks`).
+    Of layers whose ratios are untrained and cannot train, of mean teachers
+    that do not get the student's running statistics, and of modules that
+    take every norm for a batch norm when they are deployed. Every Runner has
+    it (:mod:`sn_mm.patches.runner_hooks`).
     """
 
     priority = 'LOWEST'
@@ -28,7 +30,8 @@ class StartWatch(Hook):
         """Look at the model with its weights loaded."""
         model = unwrapped(runner.model)
         teachers = [h for h in runner.hooks if _is_mean_teacher(h)]
-        names = untrained_for_good(model)
+        moved = moved_by(runner.optim_wrapper, model)
+        names = untrained_for_good(model, moved)
         if teachers:
             names = [n for n in names if not n.startswith('teacher.')]
         if names:
@@ -36,6 +39,7 @@ class StartWatch(Hook):
         for hook in teachers:
             if hook.skip_buffers and keeps_running_statistics(model):
                 warnings.warn(TEACHER, stacklevel=2)
+        warn_of_deployment(model)
 
 
 TEACHER = (
@@ -50,11 +54,12 @@ def stuck_text(names: list[str]) -> str:
     return (
         f'{len(names)} SN layers have the equal ratios of a new layer and '
         'cannot learn others, since they are frozen (requires_grad=False in '
-        'norm_cfg, frozen_stages) or hard: '
+        'norm_cfg, frozen_stages), not in the optimizer, at a learning rate '
+        'of 0 (lr_mult) or hard: '
         + ', '.join(names)
         + '. Set requires_grad=True and frozen_stages=-1 (hard_ratios=False), '
-        'or start from weights that have ratios (sn:// or bn2sn:// in '
-        'init_cfg)'
+        'no lr_mult of 0, or start from weights that have ratios (sn:// or '
+        'bn2sn:// in init_cfg)'
     )
 
 

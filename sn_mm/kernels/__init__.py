@@ -17,7 +17,10 @@ is a module of
 ``remeasure(dy, x)``
     moments and products at once, for rows too short to keep moments of;
 ``why_not(x)``
-    None, or why it cannot take x.
+    None, or why it cannot take x;
+``factors``
+    what turns a rule's results into near, scale, slope and shift, see
+    :mod:`sn_mm.kernels.factors`.
 
 ``near`` is the row's own mean as it is stored, so that x - near does not
 cancel. :mod:`sn_mm.kernels.aten` documents shapes and dtypes.
@@ -25,6 +28,7 @@ cancel. :mod:`sn_mm.kernels.aten` documents shapes and dtypes.
 
 from __future__ import annotations
 
+from . import factors
 from .choice import Backends, backends, choose
 
-__all__ = ['Backends', 'backends', 'choose']
+__all__ = ['Backends', 'backends', 'choose', 'factors']

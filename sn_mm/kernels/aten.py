@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import factors as factors
 from .layout import accumulation_dtype, dense, is_channels_last, widen
 
 name = 'aten'

@@ -45,19 +45,19 @@ class BRN(RowNorm):
         num_features: C.
         eps: added to the batch's variance, inside the root.
         momentum: PyTorch's, the weight of the new value in the running
-            statistics (the paper's alpha, 0.01); None averages over all
-            calls.
+            statistics (0.01 is the paper's alpha, unverified); None averages
+            over all calls.
         affine: learn ``weight`` and ``bias``.
         r_max, d_max: r lies in [1 / r_max, r_max], d in [-d_max, d_max], from
             the first step on. The defaults are those of the SN papers.
         renorm_schedule: limits that grow instead, and ``r_max`` and ``d_max``
             do not matter: BN until step ``start``, then r_max grows linearly
             from 1 to 'r_max' at step 'r_end', d_max from 0 to 'd_max' at step
-            'd_end'. What is left out is as published: ``dict(start=5000,
-            r_max=3, r_end=40000, d_max=5, d_end=25000)``. Steps are the
-            training forwards of the layer (``num_batches_tracked``, in the
-            state dict): a head that serves five pyramid levels makes five
-            of them in one iteration.
+            'd_end'. What is left out is after the paper, unverified:
+            ``dict(start=5000, r_max=3, r_end=40000, d_max=5, d_end=25000)``.
+            Steps are the training forwards of the layer
+            (``num_batches_tracked``, in the state dict): a head that serves
+            five pyramid levels makes five of them in one iteration.
         bn_eval: normalize with the running statistics, and leave them
             alone, while training too.
         device, dtype: of parameters and buffers.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from collections import Counter
 from typing import Any
 
@@ -15,8 +14,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sn_mm.anatomy.components import Components, in_components
+from sn_mm.anatomy.deployment import warn_of_deployment
 from sn_mm.anatomy.norms import (
     Rules,
     dimension,
@@ -86,8 +87,9 @@ def convert_norm(
 
     Others are left alone: LayerNorm over tokens, norms whose forward takes
     more than x or does more than normalize, lazy ones before their first
-    call. What was done is logged; so is that the config of the model, which
-    still names the old norm, does not fit its checkpoints any more.
+    call, and norms behind a Linear where 'IN' is asked for. What was done is
+    logged; so is that the config of the model, which still names the old
+    norm, does not fit its checkpoints any more.
 
     Args:
         model: changed in place.
@@ -156,7 +158,7 @@ def swap_norms(
             old.give_up_place(replaced)
     model = replace_modules(model, replaced)
     _report(norms, replaced, frozen, hint)
-    _warn_of_deployment(model)
+    warn_of_deployment(model)
     return model
 
 
@@ -207,6 +209,7 @@ def _target(
         number = axes_at(model, name)
         if number is None:
             return None
+        number = max(number, 1)  # batch norms take (N, C) as (N, C, L)
     if isinstance(kind, str) and number in (1, 3):
         sibling = f'{kind}{number}d'
         kind = sibling if _norm_class(sibling) else kind
@@ -222,9 +225,19 @@ def _target(
             "*spatial); dict(type='GN', num_groups=1) is the layer norm there"
         )
     fits = number is None or dimension(cls) in (None, number)
-    if not (fits and is_plain_norm(old)):
+    if not (fits and is_plain_norm(old)) or _lacks_rows(cls, old, name, model):
         return None
     return {**_settings(old, cls, cfg), **cfg, 'type': kind}
+
+
+def _lacks_rows(
+    cls: type, old: nn.Module, name: str, model: nn.Module
+) -> bool:
+    """Whether a torch instance norm might get (N, C), which it refuses."""
+    if not issubclass(cls, _InstanceNorm) or issubclass(cls, RowNorm):
+        return False
+    axes = axes_at(model, name)
+    return axes == 0 or (dimension(type(old)) == 1 and axes != 1)
 
 
 def _settings(old: nn.Module, cls: type, cfg: dict) -> dict:
@@ -417,21 +430,3 @@ def _report(
     text += hint if done else ''
     level = logging.INFO if done and not left else logging.WARNING
     print_log(text, logger='current', level=level)
-
-
-def _warn_of_deployment(model: nn.Module) -> None:
-    """Of modules that read running statistics into a convolution."""
-    names = [
-        name
-        for name, module in model.named_modules()
-        if callable(getattr(module, 'switch_to_deploy', None))
-        and any(isinstance(m, RowNorm) for m in module.modules())
-    ]
-    if names:
-        warnings.warn(
-            f'switch_to_deploy of {len(names)} modules ({names[0]!r}, ...) '
-            'takes every norm for a batch norm and computes something else '
-            'with SN: never call it, or exclude these modules (exclude=...); '
-            'see docs/folding.md',
-            stacklevel=3,
-        )

@@ -76,7 +76,7 @@ def fold_with_report(
         for name, m in find_norms(model).items()
         if has_ratios(m) or _is_fixed(m)
     }
-    _check_hard(model, layers)
+    _check_foldable(model, layers)
     try:
         seen, note = trace_norms(model, layers, size), ''
     except ExampleError as error:
@@ -104,14 +104,24 @@ def _is_fixed(layer: nn.Module) -> bool:
     )
 
 
-def _check_hard(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    if not any(m.choices() or _is_fixed(m) for m in layers.values()):
-        what = 'hardened SN layer' if layers else 'SN layer'
+def _check_foldable(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    if any(m.choices() or _is_fixed(m) for m in layers.values()):
+        return
+    name = type(model).__name__
+    kinds = dict.fromkeys(
+        m.norm_type for m in model.modules() if isinstance(m, RowNorm)
+    )
+    if kinds and not any(hasattr(m, 'harden_') for m in layers.values()):
         raise ValueError(
-            f'{type(model).__name__} has no {what} to fold: call '
-            'sn_mm.harden(model) first, or load a checkpoint of '
-            'tools/harden.py'
+            f'{name} has no layer to fold: its norms ({", ".join(kinds)}) '
+            'look at their input in evaluation too, so that nothing of them '
+            'is constant. Deploy the model as it is'
         )
+    what = 'hardened SN layer' if layers else 'SN layer'
+    raise ValueError(
+        f'{name} has no {what} to fold: call sn_mm.harden(model) first, or '
+        'load a checkpoint of tools/harden.py'
+    )
 
 
 @torch.no_grad()
@@ -158,7 +168,10 @@ def _decide(
 ) -> _Decision:
     choices = layer.choices()
     if choices is None and not _is_fixed(layer):
-        return _Decision(layer, 'kept', 'soft ratios')
+        why = 'soft ratios'
+        if not hasattr(layer, 'harden_'):
+            why = 'ratios of each sample'
+        return _Decision(layer, 'kept', why)
     if has_hooks(layer):
         return _Decision(layer, 'kept', 'has hooks')
     if not is_plain_norm(layer):

@@ -12,7 +12,7 @@ from sn_mm.utils import text_table
 
 @dataclass(frozen=True)
 class FoldedLayer:
-    """One SN layer.
+    """One norm layer.
 
     Attributes:
         name, component: of the layer.
@@ -50,7 +50,7 @@ class FoldReport:
             else layer.action
             for layer in self.layers
         )
-        text = f'{len(self.layers)} SN layers: ' + ', '.join(
+        text = f'{len(self.layers)} norm layers: ' + ', '.join(
             f'{n} {kind}' for kind, n in kinds.most_common()
         )
         numbers = sum(layer.numbers for layer in self.layers)

@@ -22,7 +22,7 @@ def axes_at(model: nn.Module, name: str) -> int | None:
     the one after it; what has no parameters changes nothing.
 
     Returns:
-        1 (also for (N, C)), 2 or 3; 2 where no neighbour has parameters;
+        0 (behind a Linear), 1, 2 or 3; 2 where no neighbour has parameters;
         None where a neighbour might do anything.
     """
     parent, _, own = name.rpartition('.')
@@ -45,7 +45,7 @@ def _axes_of(module: nn.Module, last: bool) -> int | None:
     if isinstance(module, _ConvNd):
         return len(module.kernel_size)
     if isinstance(module, nn.Linear):
-        return 1
+        return 0
     number = dimension(type(module))
     if number is not None:
         return number

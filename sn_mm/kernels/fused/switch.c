@@ -338,6 +338,15 @@ void switch_factors(const layer *l, float *factors) {
 
 /* -- backward ------------------------------------------------------------ */
 
+/* What a backward needs beside the layer, and where its results go. */
+typedef struct {
+  layer of;
+  double *grads, *segments; /* (2, N, C) each, scratch */
+  float *d_mean_weight, *d_var_weight, *d_weight, *d_bias;
+} backward_layer;
+
+const int64_t switch_backward_size = sizeof(backward_layer);
+
 /* Of a chunk's rows: scale, g_mu, g_var and what a row adds to the gradient
  * of weight, all from the mixture (mu, var) and the sums of dy (s0) and of
  * dy * (x - near) (s1). */
@@ -477,11 +486,11 @@ static void ratio_grads(const layer *l, int64_t moment, const double *segments,
 }
 
 /* Gradients of everything but the rows, from `sums` (2, N, C): of dy and of
- * dy * (x - near). Into `grads` (2, N, C) g_mu and g_var, into `scales` what
- * combine multiplies dy with; `segments` is scratch (2, N, at most C). */
-void switch_sums(const layer *l, const double *sums, double *grads,
-                 double *segments, float *scales, float *d_mean_weight,
-                 float *d_var_weight, float *d_weight, float *d_bias) {
+ * dy * (x - near). Into `factors` (3, N, C) what combine multiplies dy with,
+ * and into `grads` g_mu and g_var. */
+void switch_sums(const backward_layer *b, const double *sums,
+                 float *factors) {
+  const layer *l = &b->of;
   const int64_t n = l->samples, c = l->channels, each = c / l->ratio_groups;
   make_ratios(l);
   make_channel_arrays(l);
@@ -489,16 +498,16 @@ void switch_sums(const layer *l, const double *sums, double *grads,
   {
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < c; start += CHUNK)
-      sum_channels(l, start, smaller(CHUNK, c - start), sums, grads, scales,
-                   d_weight, d_bias);
+      sum_channels(l, start, smaller(CHUNK, c - start), sums, b->grads,
+                   factors, b->d_weight, b->d_bias);
     if (l->ln >= 0 || l->gn >= 0) {
 #pragma omp for schedule(static) nowait
       for (int64_t i = 0; i < 2 * n; i++)
-        sum_sample(l, i % n, i / n, grads, segments);
+        sum_sample(l, i % n, i / n, b->grads, b->segments);
     }
   }
-  ratio_grads(l, 0, segments, d_mean_weight);
-  ratio_grads(l, 1, segments, d_var_weight);
+  ratio_grads(l, 0, b->segments, b->d_mean_weight);
+  ratio_grads(l, 1, b->segments, b->d_var_weight);
   if (l->bn < 0 || l->given) return;
   for (int64_t moment = 0; moment < 2; moment++)
     for (int64_t i = 0; i < c; i++)
@@ -534,11 +543,13 @@ static inline void add_group_shares(const layer *l, chunk at, const double *m,
   }
 }
 
-/* Slope and shift (2, N, C) of the combine sweep, about near: a row's values
- * get (d_m + 2 * d_v * (x - m)) / S, Eq. 6 to 14. `share` is a row's part in
- * the gradients of BN's moments. */
-void switch_coefficients(const layer *l, const double *grads, double share,
-                         float *coefficients) {
+/* Slope and shift of the combine sweep, about near, behind what switch_sums
+ * wrote into `factors`: a row's values get (d_m + 2 * d_v * (x - m)) / S, Eq. 6
+ * to 14. `share` is a row's part in the gradients of BN's moments. */
+void switch_coefficients(const backward_layer *b, double share,
+                         float *factors) {
+  const layer *l = &b->of;
+  const double *grads = b->grads;
   const int64_t c = l->channels, rows = l->samples * c;
   const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
   const int pools = l->bn >= 0 && !l->given;
@@ -562,7 +573,7 @@ void switch_coefficients(const layer *l, const double *grads, double share,
     const double *restrict of_mean = bn_means + start;
     const double *restrict of_var = bn_vars + start;
     const double *restrict bn = pools ? l->bn_pool + start : of_mean;
-    float *restrict slope = coefficients + first;
+    float *restrict slope = factors + rows + first;
     float *restrict shift = slope + rows;
     double d_m[CHUNK], d_v[CHUNK];
     for (int64_t e = 0; e < at.width; e++) {
@@ -575,10 +586,10 @@ void switch_coefficients(const layer *l, const double *grads, double share,
                 l->ln_grad[l->samples + n] / c, d_m, d_v);
     if (l->gn >= 0) add_group_shares(l, at, m, d_m, d_v);
     for (int64_t e = 0; e < at.width; e++) {
-      const double b = slope_part * d_v[e];
+      const double of_x = slope_part * d_v[e];
       const float near = m[e];
-      slope[e] = b;
-      shift[e] = part * d_m[e] - b * (m[e] - near);
+      slope[e] = of_x;
+      shift[e] = part * d_m[e] - of_x * (m[e] - near);
     }
   }
 }
@@ -604,15 +615,6 @@ void switch_move(float *mean, float *var, int64_t *count, const double *batch,
 
 /* -- all numbers of a pass at once, for native/driver.c ------------------- */
 
-/* What a backward needs beside the layer, and where its results go. */
-typedef struct {
-  layer of;
-  double *grads, *segments; /* (2, N, C) each, scratch */
-  float *d_mean_weight, *d_var_weight, *d_weight, *d_bias;
-} backward_layer;
-
-const int64_t switch_backward_size = sizeof(backward_layer);
-
 void switch_forward(layer *l, int64_t samples, const double *moments,
                     float *factors) {
   l->samples = samples;
@@ -626,8 +628,6 @@ void switch_backward(backward_layer *b, const double *moments,
   layer *l = &b->of;
   l->moments = moments;
   switch_pool(l); /* not worth keeping */
-  switch_sums(l, sums, b->grads, b->segments, factors, b->d_mean_weight,
-              b->d_var_weight, b->d_weight, b->d_bias);
-  switch_coefficients(l, b->grads, 1. / l->samples,
-                      factors + l->samples * l->channels);
+  switch_sums(b, sums, factors);
+  switch_coefficients(b, 1. / l->samples, factors);
 }

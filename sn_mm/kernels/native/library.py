@@ -190,6 +190,24 @@ class Library:
         return f'{self.source.stem}-{digest.hexdigest()[:16]}'
 
 
+def check_fields(
+    library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]
+) -> None:
+    """Raise OSError unless Python and C agree on where fields are.
+
+    Args:
+        library: a loaded C file.
+        name: of an array of int64 in it: the structure's size, and the
+            offset of each field.
+        structure: the same in Python.
+    """
+    here = [ctypes.sizeof(structure)]
+    here += [getattr(structure, f).offset for f, *_ in structure._fields_]
+    there = list((ctypes.c_int64 * len(here)).in_dll(library, name))
+    if there != here:
+        raise OSError(f'{name} are {there} in C, {here} in Python')
+
+
 def cache_folder() -> Path:
     """Where compiled files are kept; it need not exist.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import aten
 from ..layout import dense, is_channels_last
+from . import factors as factors
 from .calibration import Choice, Variant, choose
 from .library import Library
 from .tensors import (

@@ -32,6 +32,13 @@ def array_address(t: Tensor, dtype: torch.dtype) -> int:
     return 0
 
 
+def strided_address(t: Tensor, dtype: torch.dtype) -> int:
+    """Where t's first element is; 0 if C cannot read t by its strides."""
+    if type(t) in _TYPES and t.dtype is dtype and t.is_cpu and not t.is_neg():
+        return _address(t) if t.layout is torch.strided else 0
+    return 0
+
+
 def _address(t: Tensor) -> int:
     try:
         return t.data_ptr()  # 0 for a zero tensor

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import aten
+from .. import factors as factors
 from ..layout import dense, is_channels_last, spatial_size
 from .library import kernels, on, problem
 

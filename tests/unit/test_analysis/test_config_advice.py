@@ -8,6 +8,8 @@ import copy
 import pytest
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
+from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
@@ -15,6 +17,7 @@ from sn_mm import SN
 from sn_mm.analysis import advice, norm_table
 from sn_mm.analysis.config_advice import advise_on_config
 from sn_mm.anatomy.example import image_channels
+from sn_mm.anatomy.untrained import moved_by
 from tests.builders import (
     BN_CFG,
     SN_CFG,
@@ -72,6 +75,23 @@ def test_batch_norms_beside_ours_by_design(cfg):
     assert 'BatchNorm2d in FPN' in text and 'in backbone' not in text
 
 
+@MODELS.register_module()
+class Deployable(ResNet):
+    """A backbone that a config names, as mmpretrain's RepVGG is."""
+
+    def switch_to_deploy(self):
+        raise NotImplementedError
+
+
+def test_blocks_that_read_batch_norms_when_they_are_deployed(cfg):
+    cfg.model.backbone.type = 'Deployable'
+    text = said(cfg)
+    assert text.startswith("switch_to_deploy of 1 modules ('backbone', ...)")
+    assert '\n' not in text
+    cfg.model.backbone.norm_cfg = BN_CFG
+    assert 'switch_to_deploy' not in said(cfg)
+
+
 def test_a_head_without_a_place(cfg):
     cfg.model.roi_head.bbox_head.update(type='Shared2FCBBoxHead')
     assert 'model.roi_head.bbox_head is given' in said(cfg)
@@ -86,6 +106,19 @@ def test_frozen_norms(cfg):
     )
     starts = advice.starts_of(cfg)
     assert starts[0].component == 'backbone'
+
+
+def test_norms_at_a_learning_rate_of_zero(cfg):
+    cfg.optim_wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.1),
+        paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0))),
+    )
+    model = build('mmdet', copy.deepcopy(cfg.model)).train()
+    moved = moved_by(build_optim_wrapper(model, cfg.optim_wrapper), model)
+    rows = norm_table.norm_rows(model, None)
+    (text,) = advise_on_config(model, cfg, rows, 2, [], False, moved)
+    assert 'cannot learn others: backbone.sn1, ' in text
+    assert 'neck' not in text and 'lr_mult' in text
 
 
 def test_mean_teachers():

@@ -5,7 +5,11 @@ they are told."""
 from __future__ import annotations
 
 import datetime
+import gc
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +78,50 @@ def test_names_in_models():
     assert name_of(model.backbone[1]) == 'backbone.1'
     assert name_of(wrapped.module) == ''
     assert name_of(sn_mm.SyncSN(4)) == ''
+
+
+@pytest.fixture
+def frozen_objects():
+    """As before a fork: the collector no longer lists what there is."""
+    yield gc.freeze
+    gc.unfreeze()
+
+
+def test_names_of_what_the_collector_does_not_see(frozen_objects):
+    model = Model()
+    frozen_objects()
+    assert name_of(model.backbone[1]) == 'backbone.1'
+
+
+def test_names_in_a_model_that_another_thread_holds():
+    """As in the backward of a GPU, whose thread has no frame of the model."""
+    model = Model()
+    with ThreadPoolExecutor(1) as pool:
+        named = pool.submit(name_of, model.backbone[1])
+        assert named.result() == 'backbone.1'
+
+
+def test_names_in_a_model_that_an_object_holds():
+    runner = SimpleNamespace(model=Model())
+    assert name_of(runner.model.backbone[1]) == 'backbone.1'
+
+
+def test_objects_that_raise_are_passed_over():
+    gone = Model()
+    proxy = weakref.proxy(gone)
+    del gone
+    gc.collect()
+    model = Model()
+    assert name_of(model.backbone[1]) == 'backbone.1'
+    with pytest.raises(ReferenceError):
+        vars(proxy)
+
+
+def test_wrappers_inside_of_a_model_have_no_part_in_names():
+    model = Model()
+    layer = model.backbone[1]
+    model.backbone = nn.parallel.DataParallel(model.backbone)
+    assert name_of(layer) == 'backbone.1'
 
 
 def test_a_model_that_holds_itself():

@@ -13,6 +13,8 @@ from sn_mm.functional.numbers import (
     numbers_of,
     register_fused,
 )
+from sn_mm.kernels import aten
+from sn_mm.kernels.native import sweeps as native
 
 SIZE, CPU = 12, torch.device('cpu')
 
@@ -124,14 +126,14 @@ def test_fused_numbers_are_chosen_by_exact_type():
     register_fused(Kind, 'aten', Fused)
     subclass = type('Sub', (Kind,), {})
 
-    def chosen(kind, sweeps='aten'):
+    def chosen(kind, sweeps=aten):
         return type(numbers_of(kind(), sweeps, SIZE, torch.float32, CPU))
 
     assert chosen(Kind) is Fused
-    assert chosen(Kind, 'native') is AnyRule
+    assert chosen(Kind, native) is AnyRule
     assert chosen(subclass) is AnyRule
     Fused.works = False
     assert chosen(Kind) is AnyRule
     sn = SwitchRule(('in', 'bn'))
-    made = numbers_of(sn, 'aten', SIZE, torch.float32, CPU)
+    made = numbers_of(sn, aten, SIZE, torch.float32, CPU)
     assert type(made) is AnyRule and made.rule is sn

@@ -10,6 +10,7 @@ from sn_mm.functional import SwitchRule
 from sn_mm.functional.numbers import AnyRule, numbers_of
 from sn_mm.functional.switch_numbers import NativeSwitch, SwitchNumbers
 from sn_mm.kernels.fused import switch_native
+from sn_mm.kernels.native import sweeps as native
 from tests.utils import relative_error
 
 CPU = torch.device('cpu')
@@ -25,7 +26,7 @@ def drawn(*shape, seed=0, dtype=torch.float32):
 
 
 def both(rule, size):
-    fused = numbers_of(rule, 'native', size, torch.float32, CPU)
+    fused = numbers_of(rule, native, size, torch.float32, CPU)
     assert type(fused) is NativeSwitch
     return fused, AnyRule(rule, size, torch.float32)
 

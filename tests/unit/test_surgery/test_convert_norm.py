@@ -222,9 +222,29 @@ def test_norms_of_any_rank_go_on_to_run(before, shape, target, wrapped):
     model = nn.Sequential(before, nn.Dropout(), nn.GroupNorm(2, 8))
     want = model(torch.randn(shape)).shape
     convert_norm(model, target)
-    assert not isinstance(model[2], nn.GroupNorm)
-    if target != 'IN' or len(shape) > 2:  # IN has no statistics there
-        assert model(torch.randn(shape)).shape == want
+    # torch's instance norm takes (N, C) for a single (C, L)
+    assert isinstance(model[2], nn.GroupNorm) is (
+        target == 'IN' and len(shape) == 2
+    )
+    assert model(torch.randn(shape)).shape == want
+
+
+@pytest.mark.parametrize('target', ['IN', 'IN1d'])
+def test_instance_norms_need_positions(target):
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 1),
+        nn.BatchNorm1d(8),
+        nn.Flatten(),
+        nn.Linear(40, 8),
+        nn.ReLU(),
+        nn.BatchNorm1d(8),
+    )
+    alone = nn.Sequential(nn.BatchNorm1d(8))
+    for m in (model, alone):
+        convert_norm(m, target)
+    assert type(model[1]) is nn.InstanceNorm1d
+    assert type(model[5]) is type(alone[0]) is nn.BatchNorm1d
+    assert model(torch.randn(8, 3, 5)).shape == (8, 8)
 
 
 class Unknown(nn.Module):

@@ -8,11 +8,12 @@ import itertools
 
 import pytest
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_norm_layer
 from torch import nn
 
 from sn_mm import SSN, SN1d, SN2d, SN3d, SyncSN, fold, harden
 from sn_mm.anatomy.example import run_example
+from sn_mm.layers import EN, PN
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.surgery import fold_with_report
 from sn_mm.surgery.channel_affine import ChannelAffine
@@ -382,9 +383,26 @@ def test_what_the_user_may_get_wrong():
         fold(nn.Conv2d(3, 3, 1))
 
 
+@pytest.mark.parametrize('kind', ['IBN', 'EN', 'FRN', 'BHN', 'AN'])
+def test_what_looks_at_its_input_is_not_told_to_be_hardened(kind):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), build_norm_layer(dict(type=kind), 8)[1]
+    )
+    with pytest.raises(ValueError, match=rf'\({kind}\) look at their') as info:
+        fold(model.eval())
+    assert 'harden' not in str(info.value)
+
+
+def test_a_layer_of_ratios_for_each_sample_says_so():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), PN(8), EN(8))
+    _, report, _ = folded_pair(model.eval())
+    assert [row.action for row in report.layers] == ['into 0', 'kept']
+    assert report.layers[1].why == 'ratios of each sample'
+
+
 def test_report():
     _, report, _ = folded_pair(hardened(resnet()))
     lines = report.table().splitlines()
     assert len(lines) == len(report.layers) + 3
     assert any('into conv1' in line for line in lines) or 'sn1' in lines[1]
-    assert 'SN layers: ' in report.summary()
+    assert 'norm layers: ' in report.summary()

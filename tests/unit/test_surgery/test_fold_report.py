@@ -12,7 +12,7 @@ LAYERS = [
 
 def test_counts_in_a_line():
     assert FoldReport(LAYERS).summary() == (
-        '3 SN layers: 2 into the convolution before, 1 stays SN; '
+        '3 norm layers: 2 into the convolution before, 1 stays SN; '
         '12 numbers of parameters and buffers less, 7 map elements of the '
         'example image no longer normalized'
     )

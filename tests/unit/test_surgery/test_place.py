@@ -17,7 +17,7 @@ def named(**modules):
     'model, name, axes',
     [
         (named(conv=nn.Conv3d(3, 4, 1), norm=N), 'norm', 3),
-        (named(fc=nn.Linear(3, 4), norm=N), 'norm', 1),
+        (named(fc=nn.Linear(3, 4), norm=N), 'norm', 0),
         # what has no parameters is passed over
         (named(conv=nn.Conv1d(3, 4, 1), act=nn.ReLU(), norm=N), 'norm', 1),
         # the first is told by what follows
@@ -38,7 +38,7 @@ def named(**modules):
                 block=nn.Sequential(nn.Linear(3, 4), nn.Conv3d(3, 4, 1)),
             ),
             'norm',
-            1,
+            0,
         ),
         (named(act=nn.ReLU(), norm=N), 'norm', 2),
         # one that might do anything

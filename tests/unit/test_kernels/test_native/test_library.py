@@ -17,7 +17,12 @@ import torch
 
 from sn_mm.kernels.native import library as module
 from sn_mm.kernels.native import sweeps
-from sn_mm.kernels.native.library import Library, cache_folder, write_whole
+from sn_mm.kernels.native.library import (
+    Library,
+    cache_folder,
+    check_fields,
+    write_whole,
+)
 from tests.unit.test_kernels.rows import WITHOUT_THE_REST
 
 needs_compiler = pytest.mark.skipif(
@@ -339,3 +344,41 @@ def test_linked_with_the_openmp_runtime_that_pytorch_has_loaded():
         if Path(path).name.startswith(('libgomp', 'libiomp5', 'libomp'))
     }
     assert after == runtimes
+
+
+# -- structures -----------------------------------------------------------
+PAIR = """
+#include <stddef.h>
+#include <stdint.h>
+typedef struct { int64_t first; double second; } pair;
+const int64_t pair_fields[] = {sizeof(pair), offsetof(pair, first),
+                               offsetof(pair, second)};
+void twice(int64_t *x) { *x *= 2; }
+"""
+
+
+def structure(*fields):
+    return type('Pair', (ctypes.Structure,), {'_fields_': list(fields)})
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    'kinds,fits',
+    [
+        ((ctypes.c_int64, ctypes.c_double), True),
+        ((ctypes.c_int32, ctypes.c_float), False),
+        ((ctypes.c_char * 16, ctypes.c_double), False),
+    ],
+)
+def test_a_structure_that_c_lays_out_otherwise_is_refused(source, kinds, fits):
+    source.write_text(PAIR)
+    pair = structure(*zip(('first', 'second'), kinds))
+    library = make(
+        source, check=lambda found: check_fields(found, 'pair_fields', pair)
+    )
+    if fits:
+        assert works(library)
+        return
+    with pytest.warns(RuntimeWarning, match='pair_fields are'):
+        assert library.get() is None
+    assert 'in Python' in library.why_not()
