@@ -38,7 +38,7 @@ def parse_args(args: list | None) -> argparse.Namespace:
         '--init-weights',
         action='store_true',
         help='show the ratios that training starts with: load what init_cfg '
-        'names, which may download it',
+        'and load_from name, which may download it',
     )
     parser.add_argument(
         '--pretrain-batch',
@@ -66,21 +66,27 @@ if __name__ == '__main__':
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 import sn_mm  # noqa: F401  (registers the layers)
 from sn_mm import cli
 from sn_mm.analysis import advice, config_advice, norm_table, sparse_advice
 from sn_mm.analysis.caveats import caveats
+from sn_mm.analysis.start_files import filled_norms
 from sn_mm.analysis.starts import starts_of_layers
 from sn_mm.anatomy import find_norms
 from sn_mm.anatomy.example import ExampleError
+from sn_mm.anatomy.starts import note_start
 from sn_mm.anatomy.trace import trace_norms
 from sn_mm.anatomy.untrained import moved_by
+from sn_mm.checkpoints.sources import SCHEMES
 from sn_mm.utils import write_json
 
 
-def load_or_initialize(model: nn.Module, args: argparse.Namespace) -> bool:
+def load_or_initialize(
+    model: nn.Module, cfg: Config, args: argparse.Namespace
+) -> bool:
     """Load weights if told to; whether the ratios are trained ones."""
     if args.checkpoint:
         cli.check_checkpoint(args.checkpoint)
@@ -88,8 +94,20 @@ def load_or_initialize(model: nn.Module, args: argparse.Namespace) -> bool:
         return True
     if args.init_weights:
         model.init_weights()
+        if cfg.get('load_from'):
+            load_start(model, cfg)
         return True
     return False
+
+
+def load_start(model: nn.Module, cfg: Config) -> None:
+    """Load what takes the place of the weights of ``init_cfg``."""
+    load_checkpoint(model, cfg.load_from, map_location='cpu')
+    (start,) = advice.starts_of(cfg)
+    names = filled_norms(model, start)
+    for name, layer in find_norms(model).items():
+        if not cfg.load_from.startswith(SCHEMES) and name in (names or [name]):
+            note_start(layer, cfg.load_from)
 
 
 def build_optimizer(model: nn.Module, cfg: Config) -> Any:
@@ -171,7 +189,7 @@ def main(args: list | None = None) -> None:
     cli.hush_model_building()
     cfg = cli.load_config(args.config, args.cfg_options)
     model = cli.build_model(cfg).train()
-    trained = load_or_initialize(model, args)
+    trained = load_or_initialize(model, cfg, args)
     optimizer = build_optimizer(model, cfg)
     rows = norm_table.norm_rows(
         model, weight_decay(optimizer), find_starts(model, cfg, args)

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -17,16 +14,14 @@ from sn_mm.anatomy.components import label
 from sn_mm.anatomy.deployment import deployment_text, deployments
 from sn_mm.anatomy.untrained import untrained_for_good
 from sn_mm.checkpoints.foreign import TO_SN, other_norms
-from sn_mm.checkpoints.leaves import without_wrappers
-from sn_mm.checkpoints.reader import read_checkpoint
 from sn_mm.hooks.start_watch import TEACHER, keeps_running_statistics
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.utils import join_names
-from sn_mm.utils.errors import CheckpointError
 
 from .advice import Start
 from .norm_table import NormRow
+from .start_files import state_here
 
 _OURS = ('sn://', 'bn2sn://', 'bn2norm://')
 # Those of the toolboxes' schemes whose models have batch norms, unless their
@@ -141,33 +136,10 @@ def _bn_starts(
 
 def _misfit(model: nn.Module, start: Start) -> Iterator[str]:
     """What a file that is here already has in place of the model's norms."""
-    path = _local(start.checkpoint)
-    if path is None:
-        return
-    try:
-        state = without_wrappers(read_checkpoint(path, of_run=True).state)
-        part = model.get_submodule(start.part)
-    except (CheckpointError, AttributeError):
-        return  # told by whoever loads it
-    front = f'{start.part}.'
-    if start.part and any(key.startswith(front) for key in state):
-        state = {
-            key[len(front) :]: value
-            for key, value in state.items()
-            if key.startswith(front)
-        }
-    said = other_norms(part, state)
+    found = state_here(model, start)
+    said = other_norms(*found) if found else None
     if said:
         yield f'{start.checkpoint}: {said}'
-
-
-def _local(checkpoint: str) -> Path | None:
-    """The file of that name, or of that address if it was fetched before."""
-    path = Path(checkpoint).expanduser()
-    if '://' in checkpoint:
-        name = Path(urlparse(checkpoint).path).name
-        path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    return path if path.is_file() else None
 
 
 def _stuck(

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from sn_mm.anatomy.components import component_of
-from sn_mm.anatomy.norms import find_norms, has_ratios
+from sn_mm.anatomy.norms import find_norms, sets_ratios
 from sn_mm.anatomy.starts import frozen_in_training, noted_start
 from sn_mm.checkpoints.bn import EQUAL, Ratios, in_words, share_of_bn
 from sn_mm.checkpoints.sources import parse
 from sn_mm.utils.errors import CheckpointError
 
 from .advice import Start
+from .start_files import filled_norms
 
 
 def starts_of_layers(
@@ -23,7 +24,8 @@ def starts_of_layers(
     """What each norm layer starts from, in words.
 
     Layers that were filled know it. Of others the config tells: which weights
-    fill their component, and with which ratios.
+    fill their component, and with which ratios. A file that is here already
+    is looked at: it may have nothing for them.
 
     Args:
         model: built from a config, filled or not.
@@ -33,14 +35,16 @@ def starts_of_layers(
         By name; layers that no weights fill are left out.
     """
     frozen = frozen_in_training(model)
+    filled = [filled_norms(model, start) for start in starts]
     found = {}
     for name, layer in find_norms(model).items():
         component = component_of(name, model)
         text = noted_start(layer) or next(
             (
                 _planned(start.checkpoint, layer, layer in frozen)
-                for start in starts
+                for start, names in zip(starts, filled)
                 if start.component in (None, component)
+                and (names is None or name in names)
             ),
             None,
         )
@@ -51,7 +55,7 @@ def starts_of_layers(
 
 def _planned(checkpoint: str, layer: nn.Module, frozen: bool) -> str:
     """A checkpoint that is not loaded, and the ratios that it will give."""
-    if not has_ratios(layer):
+    if not sets_ratios(layer):
         return checkpoint
     try:
         source = parse(checkpoint)

@@ -428,3 +428,54 @@ def test_print_norms_of_a_checkpoint(tmp_path, checkpoints):
     file = tmp_path / 'norms.json'
     tool('print_norms')([FASTER, '--checkpoint', path, '--json', str(file)])
     assert set(starts_in(file).values()) == {path}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A config that loads a whole detector, and that file: neck without BN."""
+    bn = cli.load_config(FASTER.replace('sn-all', 'bn-all'))
+    bn.model.neck.norm_cfg = None
+    model = build('mmdet', bn.model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'bn.pth')
+    path = tmp_path / 'config.py'
+    start = f'bn2sn://{tmp_path / "bn.pth"}?ratios=0.5'
+    path.write_text(f'_base_ = {FASTER!r}\nload_from = {start!r}\n')
+    return path, start
+
+
+@pytest.mark.parametrize('options', [[], ['--init-weights']])
+def test_print_norms_of_parts_that_the_file_lacks(trained, tmp_path, options):
+    config, start = trained
+    file = tmp_path / 'norms.json'
+    tool('print_norms')([str(config), '--json', str(file), *options])
+    found = starts_in(file)
+    parts = {
+        'backbone': {n for n in found if n.startswith('backbone')},
+        'head': {n for n in found if n.startswith('roi_head')},
+    }
+    for names in parts.values():
+        assert names and all(found[n].startswith(start[:-11]) for n in names)
+    others = set(found) - set().union(*parts.values())
+    assert others and all(found[n] == 'new' for n in others)
+    if options:  # the ratios are those that training starts with
+        layers = json.loads(file.read_text())['layers']
+        (stem,) = (x for x in layers if x['name'] == 'backbone.sn1')
+        assert stem['mean'] == [pytest.approx([0.25, 0.25, 0.5], abs=1e-3)]
+
+
+@pytest.mark.parametrize('options', [[], ['--init-weights']])
+def test_print_norms_of_a_start_of_backbone_and_neck(
+    starting, tmp_path, options
+):
+    """As a transplant of parts leaves it; load_from counts, not init_cfg."""
+    config, _ = starting
+    start = tmp_path / 'start.pth'
+    state = made(FASTER).state_dict()
+    kept = {k: v for k, v in state.items() if not k.startswith('roi_head')}
+    torch.save(dict(state_dict=kept, meta={}), start)
+    with open(config, 'a') as file:
+        file.write(f'load_from = {str(start)!r}\n')
+    file = tmp_path / 'norms.json'
+    tool('print_norms')([config, '--json', str(file), *options])
+    for name, text in starts_in(file).items():
+        assert text == ('new' if name.startswith('roi_head') else str(start))
