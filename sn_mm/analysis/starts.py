@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sn_mm.anatomy.components import component_of
-from sn_mm.anatomy.norms import find_norms, has_ratios
+from sn_mm.anatomy.norms import find_norms, sets_ratios
 from sn_mm.anatomy.starts import frozen_in_training, noted_start
 from sn_mm.checkpoints.bn import EQUAL, Ratios, in_words, share_of_bn
 from sn_mm.checkpoints.sources import parse
@@ -55,7 +55,7 @@ def starts_of_layers(
 
 def _planned(checkpoint: str, layer: nn.Module, frozen: bool) -> str:
     """A checkpoint that is not loaded, and the ratios that it will give."""
-    if not has_ratios(layer):
+    if not sets_ratios(layer):
         return checkpoint
     try:
         source = parse(checkpoint)

@@ -14,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from sn_mm.layers import RowNorm, SN1d, SN3d
+from sn_mm.layers.hard import RATIO_PARAMETERS
 
 from .probe import equals_its_kind
 
@@ -147,6 +148,15 @@ def dimension(cls: type) -> int | None:
 def has_ratios(module: nn.Module) -> bool:
     """Whether a layer learned shares of several statistics, as SN does."""
     return isinstance(module, RowNorm) and bool(module.statistics)
+
+
+def sets_ratios(module: nn.Module) -> bool:
+    """Whether ratios are parameters of a layer's own, as SN's are.
+
+    Those of DN follow from gates, and those of EN from the sample: no state
+    gives them a share.
+    """
+    return has_ratios(module) and hasattr(module, RATIO_PARAMETERS[0])
 
 
 def has_batch_statistics(module: nn.Module) -> bool:

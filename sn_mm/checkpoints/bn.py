@@ -14,7 +14,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from sn_mm.anatomy.norms import has_ratios
+from sn_mm.anatomy.norms import sets_ratios
 from sn_mm.layers import RowNorm
 from sn_mm.layers.hard import RATIO_PARAMETERS
 from sn_mm.layers.state import ONE_FOR_EACH_CHANNEL
@@ -187,9 +187,10 @@ def take_over(
     if share is not None and not _may_be_bn(layer):
         raise CheckpointError(
             f'ratios={in_words(share)}, but {name} is '
-            f'{type(layer).__name__}, which has no ratios: leave ratios out'
+            f'{type(layer).__name__}, which has no ratios that can be set: '
+            'leave ratios out'
         )
-    if has_ratios(layer) and RATIO_PARAMETERS[0] in tensors:
+    if sets_ratios(layer) and RATIO_PARAMETERS[0] in tensors:
         for moment in RATIO_PARAMETERS:
             made[moment] = logits(Ratios.of(layer, frozen), share, name)
     return made
@@ -226,7 +227,7 @@ def sn_name(key: str) -> str:
 
 def _may_be_bn(layer: nn.Module) -> bool:
     """Whether a layer has ratios, or is a batch norm as it is."""
-    return has_ratios(layer) or (
+    return sets_ratios(layer) or (
         not isinstance(layer, RowNorm)
         and getattr(layer, 'running_mean', None) is not None
     )

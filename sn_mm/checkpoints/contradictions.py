@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from torch import nn
 
-from sn_mm.anatomy.norms import has_ratios
+from sn_mm.anatomy.norms import sets_ratios
 from sn_mm.utils import join_names
 
 from .ibn_net import model_of, module_of
@@ -75,7 +75,7 @@ def _ibn_net(model: nn.Module, layout: Layout, name: Name) -> Iterator[str]:
 def _norms(modules: Modules, layout: Layout, name: Name) -> Iterator[str]:
     for layer in _layers(layout, 'mean_weight', name):
         module, where = modules.get(layer), component(layer)
-        if has_ratios(module):
+        if sets_ratios(module):
             yield from _norm(module, layout, where)
         elif not _has_switchable(modules, layer):
             yield (
@@ -103,7 +103,9 @@ def _layers(layout: Layout, leaf: str, name: Name) -> Iterator[str]:
 def _has_switchable(modules: Modules, layer: str) -> bool:
     """Whether the component has SN somewhere, so that others report."""
     head = layer.split('.')[0] if '.' in layer else ''
-    return any(has_ratios(m) for k, m in modules.items() if k.startswith(head))
+    return any(
+        sets_ratios(m) for k, m in modules.items() if k.startswith(head)
+    )
 
 
 def _norm(module: nn.Module, layout: Layout, where: str) -> Iterator[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import Tensor, nn
 
-from sn_mm.anatomy.norms import find_norms, has_ratios
+from sn_mm.anatomy.norms import find_norms, has_ratios, sets_ratios
 from sn_mm.anatomy.starts import (
     frozen_in_training,
     note_start,
@@ -70,12 +71,14 @@ class _Plan:
         model, file: leaves.
         pairs: names in the file by names in the model.
         said: lines for the account.
+        fresh: names in the model that are known to start anew.
     """
 
     model: dict[str, Leaf]
     file: dict[str, Leaf]
     pairs: dict[str, str]
     said: list[str] = field(default_factory=list)
+    fresh: set[str] = field(default_factory=set)
 
     def drop(self, name: str) -> None:
         del self.pairs[name]
@@ -130,7 +133,8 @@ def bn_state(
     match, others = find_network(
         own, leaves, file.content, options.get('part'), prefix
     )
-    plan = _Plan(own, leaves, dict(match.pairs), _introduced(match, others))
+    said = _introduced(model, match, others)
+    plan = _Plan(own, leaves, dict(match.pairs), said)
     _compare_shapes(plan)
     _compare_norms(plan)
     _compare_parts(plan)
@@ -207,7 +211,7 @@ def hold_frozen(model: nn.Module, names: Container[str]) -> None:
 
 
 def _takes_bn(layer: nn.Module) -> bool:
-    return has_ratios(layer) and 'bn' in layer.statistics
+    return sets_ratios(layer) and 'bn' in layer.statistics
 
 
 def _is_bn(layer: nn.Module) -> bool:
@@ -224,7 +228,9 @@ def _is_bn(layer: nn.Module) -> bool:
     )
 
 
-def _introduced(match: Match, others: list[str]) -> list[str]:
+def _introduced(
+    model: nn.Module, match: Match, others: list[str]
+) -> list[str]:
     said = []
     if others:
         names = join_names([o.rstrip('.') or '(all)' for o in others])
@@ -233,13 +239,22 @@ def _introduced(match: Match, others: list[str]) -> list[str]:
             f'{match.place.rstrip(".")} is taken, another ({names}) by ?part='
         )
     if not match.by_names:
-        model, file = next(
-            (m, f) for m, f in match.pairs.items() if not m.endswith(f)
+        pairs = {m: f[len(match.place) :] for m, f in match.pairs.items()}
+        # one that differs in more than its front, if there is any
+        name = next(
+            (m for m, f in pairs.items() if not m.endswith(f)),
+            next(iter(pairs)),
         )
         said.append(
             'names differ, layers were told by shape and order: '
-            f'{file[len(match.place) :]} is {model}'
+            f'{pairs[name]} is {name}'
         )
+        if any(isinstance(m, Conv2dAdaptivePadding) for m in model.modules()):
+            said.append(
+                'the model pads as TensorFlow does (Conv2dAdaptivePadding), '
+                'which no key of a file shows: networks that pad both sides '
+                'alike give something else on pictures of even sizes'
+            )
     return said
 
 
@@ -279,6 +294,7 @@ def _compare_shapes(plan: _Plan) -> None:
         if _is_class_layer(name, own, given, plan):
             sizes = [len(next(iter(x.tensors.values()))) for x in (given, own)]
             plan.drop(name)
+            plan.fresh.add(name)
             plan.said.append(
                 f'{name} starts fresh: {sizes[0]} outputs in the file, '
                 f'{sizes[1]} in the model'
@@ -408,7 +424,7 @@ def _counts(name: str, plan: _Plan) -> bool:
     Class layers were dealt with; a layer that is all zeros, as offsets of
     deformable convolutions are at first, changes nothing.
     """
-    if is_classifier(name) or any(name in text for text in plan.said):
+    if is_classifier(name) or name in plan.fresh:
         return False
     return any(bool(t.any()) for t in plan.model[name].tensors.values())
 
@@ -483,7 +499,7 @@ def _assembled(
                 own.module, own.tensors, given.tensors, share, still, name
             )
             start = ''
-            if has_ratios(own.module):
+            if sets_ratios(own.module):
                 start = in_words(Ratios.of(own.module, still).share(share))
                 change = f'adds ratios: {start}'
             report.starts[name] = f'{short}, {start}' if start else short

@@ -170,6 +170,9 @@ class CocoView:
 
     def opened(self) -> list[str]:
         """Names of the pictures that are left, of which each is opened."""
+        return [image['file_name'] for image in self._left()]
+
+    def _left(self) -> list[Mapping[str, Any]]:
         images = list(self._images.values())
         rules = self.spec.filter_cfg
         if rules and not self.spec.test_mode:
@@ -184,7 +187,27 @@ class CocoView:
             images = [
                 i for i in images if min(i['width'], i['height']) >= size
             ]
-        return [i['file_name'] for i in _subset(images, self.spec.indices)]
+        return _subset(images, self.spec.indices)
+
+    def why_masks_are_lacking(self) -> str | None:
+        """Where the pipeline asks for masks that boxes do not have."""
+        if not self.spec.loads_masks:
+            return None
+        left = {image['id'] for image in self._left()}
+        learned = [
+            a
+            for a in self.file.annotations
+            if a['image_id'] in left and self._fate(a) == 'learned'
+        ]
+        without = sum(not a.get('segmentation') for a in learned)
+        if not without:
+            return None
+        return (
+            f'{without} of the {len(learned)} boxes of {self.file.path} have '
+            'no segmentation, and the pipeline loads masks (LoadAnnotations('
+            'with_mask=True)): add it to the file, or train a model without '
+            'masks'
+        )
 
     def lacks_boxes(self) -> bool:
         """Whether pictures without boxes are to go, and all are without."""

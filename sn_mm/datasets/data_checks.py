@@ -20,12 +20,22 @@ from .data_layouts import CITYSCAPES, LAYOUTS, DataLayout
 from .head_classes import mismatched_heads
 from .pictures import absent, files_below, some_of, why_absent
 from .spec import DatasetSpec, read_spec
+from .voc_files import VocView
 
 _DEMO_DATA = 'data/demo'
 _MAKE_DEMO_DATA = f'python tools/make_demo_data.py {_DEMO_DATA}'
 # of the processes on a machine, as torchrun, slurm and mpirun number them
 _LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
-_COCO_READERS = ('load_data_list', 'parse_data_info')
+# what a class of a user's own may read in another way
+_READERS = dict(
+    CocoDataset=('load_data_list', 'parse_data_info'),
+    XMLDataset=(
+        'load_data_list',
+        'parse_data_info',
+        '_parse_instance_info',
+        'filter_data',
+    ),
+)
 
 
 class DataError(FileNotFoundError):
@@ -77,10 +87,10 @@ def check_dataset(
     """Check one data set's config: type, data_root, ann_file, data_prefix.
 
     Data that is not on a local disk is passed over. Pictures are looked for
-    by name, as the data set's class would open them: mmdet's CocoDataset and
-    classes that read files as it does, mmseg's data sets with a label map for
-    each picture, and the paper's own (:data:`.LAYOUTS`). Contents are looked
-    at in the first process of a machine alone.
+    by name, as the data set's class would open them: mmdet's CocoDataset,
+    XMLDataset (VOC) and classes that read files as they do, mmseg's data sets
+    with a label map for each picture, and the paper's own (:data:`.LAYOUTS`).
+    Contents are looked at in the first process of a machine alone.
 
     Args:
         dataset: not wrapped.
@@ -233,8 +243,10 @@ def _warn(key: str, text: str) -> None:
 # -- contents ------------------------------------------------------------
 def _incomplete(spec: DatasetSpec, key: str) -> str | None:
     """What a data set lacks, in words."""
-    if _is_read_as_coco(spec):
+    if _is_read_as(spec, 'CocoDataset'):
         return _lacking_of_coco(spec, key) if spec.ann_file else None
+    if _is_read_as(spec, 'XMLDataset'):
+        return _lacking_of_voc(spec, key) if spec.ann_file else None
     layout = LAYOUTS.get(spec.kind)
     suffixes = (
         spec.image_suffix or getattr(layout, 'image_suffix', ''),
@@ -251,16 +263,16 @@ def _incomplete(spec: DatasetSpec, key: str) -> str | None:
     return f'{folder} is empty' if some is None else None
 
 
-def _is_read_as_coco(spec: DatasetSpec) -> bool:
-    """Whether mmdet's CocoDataset itself reads the file."""
-    if not spec.derives_from('CocoDataset'):
+def _is_read_as(spec: DatasetSpec, name: str) -> bool:
+    """Whether mmdet's class of that name itself reads the files."""
+    if not spec.derives_from(name):
         return False
     if spec.cls is None:
         return True
-    base = next(b for b in spec.cls.__mro__ if b.__name__ == 'CocoDataset')
+    base = next(b for b in spec.cls.__mro__ if b.__name__ == name)
     return all(
-        getattr(spec.cls, name) is getattr(base, name, None)
-        for name in _COCO_READERS
+        getattr(spec.cls, reader) is getattr(base, reader, None)
+        for reader in _READERS[name]
     )
 
 
@@ -271,6 +283,9 @@ def _lacking_of_coco(spec: DatasetSpec, key: str) -> str | None:
         raise UnusableError(view.why_nothing_is_left())
     if view.lacks_boxes():
         raise UnusableError(view.why_no_box_is_left())
+    masks = view.why_masks_are_lacking()
+    if masks:
+        raise UnusableError(masks)
     folder = spec.images or ''
     lacking = absent(opened, folder)
     if lacking:
@@ -281,6 +296,15 @@ def _lacking_of_coco(spec: DatasetSpec, key: str) -> str | None:
     for text in view.warnings():
         _warn(key, text)
     return None
+
+
+def _lacking_of_voc(spec: DatasetSpec, key: str) -> str | None:
+    view = VocView(spec)
+    found = view.lacking()
+    if found is None:
+        for text in view.warnings():
+            _warn(key, text)
+    return found
 
 
 def _unpaired(

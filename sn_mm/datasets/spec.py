@@ -34,6 +34,7 @@ class DatasetSpec:
         image_suffix: of pictures that a folder holds; empty where an
             annotation file names pictures in full.
         label_suffix: of the label maps; empty if there are none.
+        config: the data set's.
     """
 
     kind: str
@@ -49,17 +50,35 @@ class DatasetSpec:
     test_mode: bool = False
     image_suffix: str = ''
     label_suffix: str = ''
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> str | None:
         """The folder of the pictures; None if no prefix names it."""
         return self.folders.get('img', self.folders.get('img_path'))
 
+    @property
+    def loads_masks(self) -> bool:
+        """Whether a step of the pipeline asks for a mask of each box."""
+        return _asks_for_masks(self.config.get('pipeline'))
+
     def derives_from(self, name: str) -> bool:
         """Whether the class has a base of this name, or may be it."""
         if self.cls is None:
             return self.kind == name
         return any(base.__name__ == name for base in self.cls.__mro__)
+
+
+def _asks_for_masks(steps: Any) -> bool:
+    if isinstance(steps, Mapping):
+        kind = str(getattr(steps.get('type'), '__name__', steps.get('type')))
+        is_loading = kind.rpartition('.')[2] == 'LoadAnnotations'
+        if is_loading and steps.get('with_mask'):
+            return True
+        steps = list(steps.values())
+    elif not isinstance(steps, (list, tuple)):
+        return False
+    return any(_asks_for_masks(step) for step in steps)
 
 
 def read_spec(
@@ -90,6 +109,7 @@ def read_spec(
         metainfo=metainfo,
         own_classes='classes' in metainfo,
         indices=dataset.get('indices'),
+        config=dataset,
         **(_of_config(dataset, metainfo) if built is None else _of(built)),
     )
 

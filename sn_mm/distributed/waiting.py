@@ -65,12 +65,18 @@ def _models_in_use() -> Iterator[nn.Module]:
                 if id(value) in seen:
                     continue
                 seen.add(id(value))
-                own = getattr(value, '__dict__', None)
-                held = own.values() if isinstance(own, dict) else ()
-                for found in (value, *held):
+                for found in (value, *_attributes(value)):
                     if issubclass(type(found), nn.Module):
                         yield found
             frame = frame.f_back
+
+
+def _attributes(value: object) -> list:
+    """What an object holds; nothing where it does not say so."""
+    try:
+        return list(vars(value).values())
+    except Exception:  # whatever it is, the error to be told is another
+        return []
 
 
 def _name_in(model: nn.Module, layer: nn.Module) -> str | None:

@@ -76,10 +76,19 @@ def main(args: list[str] | None = None) -> int:
         needed=args.packages or (), folders=args.packages is None
     )
     try:
-        print(page(findings), flush=True)
+        print(_printable(page(findings)), flush=True)
     except BrokenPipeError:  # whoever read it has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return int(any(f.state == 'misfit' for f in findings))
+
+
+def _printable(text: str) -> str:
+    """The text, with escapes for what standard output cannot encode.
+
+    Errors of other packages may be in any language.
+    """
+    encoding = sys.stdout.encoding or 'utf-8'
+    return text.encode(encoding, 'backslashreplace').decode(encoding)
 
 
 if __name__ == '__main__':

@@ -77,8 +77,22 @@ def missing_module(outcome: Outcome) -> str:
     return found[1].split('.')[0] if found else ''
 
 
-def fix_import(outcome: Outcome, reinstall: str) -> str:
+def shown_above(outcome: Outcome, seen: dict[str, Outcome]) -> bool:
+    """Whether what was probed before failed alike: the cause is there."""
+    for earlier in seen.values():
+        if earlier is outcome:
+            return False
+        if earlier.error == outcome.error:
+            return True
+    return False
+
+
+def fix_import(
+    outcome: Outcome, reinstall: str, seen: dict[str, Outcome]
+) -> str:
     """What helps against an import that failed."""
+    if shown_above(outcome, seen):
+        return 'See above.'
     missing = missing_module(outcome)
     if missing:
         return f'{PIP} install {OF_MODULE.get(missing, missing)}'
@@ -102,7 +116,7 @@ def check_torch(seen: dict[str, Outcome]) -> Finding:
         fix = f'{PIP} install torch'
         return Finding('torch', 'not installed', 'misfit', fix)
     if outcome.error:
-        fix = fix_import(outcome, 'torch')
+        fix = fix_import(outcome, 'torch', seen)
         return Finding('torch', outcome.error, 'misfit', fix)
     version = outcome.found['version']
     if release(version) < (2, 0):
@@ -138,10 +152,11 @@ def check_numpy(seen: dict[str, Outcome]) -> Finding:
         if release(version) >= (2, 4) and versions(('cityscapesscripts',)):
             text += '; sn_mm puts back numpy.in1d, which Cityscapes needs'
         return Finding('numpy', text)
-    if missing_module(outcome) == 'torch':
+    if shown_above(outcome, seen):  # torch, which was tried with it
         return Finding('numpy', version)
-    text, fix = f'{version}: {outcome.error}', f'{PIP} install numpy'
-    if release(version) >= (2,):
+    text = f'{version}: {outcome.error}'
+    fix = fix_import(outcome, 'numpy', seen)
+    if 'Numpy is not available' in outcome.error:
         text = f'{version}, which this torch was not built for'
         fix = f'{PIP} install "numpy<2"'
     return Finding('numpy', text, 'misfit', fix)
@@ -153,6 +168,8 @@ def check_torchvision(seen: dict[str, Outcome]) -> Finding:
         return Finding('torchvision', 'not installed, not needed', 'note')
     if not outcome.error:
         return Finding('torchvision', outcome.found['version'])
+    if shown_above(outcome, seen):
+        return Finding('torchvision', f'not tried: {outcome.error}', 'note')
     text = f'does not fit this torch, and is not used ({outcome.error})'
     return Finding('torchvision', text, 'note')
 
@@ -178,7 +195,7 @@ def check_mmengine(seen: dict[str, Outcome]) -> Finding:
         fix = f'{PIP} install "mmengine>=0.10"'
         return Finding('mmengine', 'not installed', 'misfit', fix)
     if outcome.error:
-        fix = fix_import(outcome, 'mmengine')
+        fix = fix_import(outcome, 'mmengine', seen)
         return Finding('mmengine', outcome.error, 'misfit', fix)
     text = outcome.found['version']
     torch = seen['torch'].found.get('version', '0')
@@ -204,7 +221,7 @@ def check_mmcv(seen: dict[str, Outcome]) -> list[Finding]:
         return [Finding('mmcv', text, state, LITE if _any_toolbox() else '')]
     name, version = next(iter(have.items()), ('mmcv', ''))
     if outcome.error:
-        fix = fix_import(outcome, f'{name}=={version}')
+        fix = fix_import(outcome, f'{name}=={version}', seen)
         return [Finding('mmcv', outcome.error, 'misfit', fix)]
     refusal = refused_mmcv(seen)
     text = f'{name} {version or outcome.found["version"]}'
@@ -244,6 +261,8 @@ def check_operators(seen: dict[str, Outcome]) -> Finding:
         fix = f'"{sys.executable}" -m sn_mm.doctor --install-ops'
         state = 'misfit' if _any_toolbox() else 'note'
         return Finding('operators', text, state, fix)
+    if shown_above(outcome, seen):
+        return Finding('operators', outcome.error, 'misfit', 'See above.')
     fix = 'The operators were compiled for another torch; build them again, '
     fix += f'or: {PIP} uninstall -y {" ".join(versions(MMCV))}\n{LITE}'
     return Finding('operators', outcome.error, 'misfit', fix)
@@ -270,7 +289,7 @@ def check_toolbox(
     blamed = missing_module(outcome)
     if 'MMCV==' in outcome.error or blamed in ('mmcv', 'mmengine', 'torch'):
         return Finding(name, text, 'misfit', 'See above.')
-    fix = fix_import(outcome, f'{package}=={version}')
+    fix = fix_import(outcome, f'{package}=={version}', seen)
     return Finding(name, text, 'misfit', fix)
 
 
@@ -296,7 +315,7 @@ def check_sn_mm(seen: dict[str, Outcome]) -> Finding:
     if missing_module(outcome) in ('torch', 'mmengine'):
         fix = 'See above.'
     else:
-        fix = fix_import(outcome, 'sn_mm')
+        fix = fix_import(outcome, 'sn_mm', seen)
     text = f'does not import: {outcome.error}'
     return Finding('sn_mm', text, 'misfit', fix)
 

@@ -98,7 +98,8 @@ def _folders() -> list[Path]:
     folders = [Path(sysconfig.get_paths()['purelib'])]
     if site.ENABLE_USER_SITE:
         folders.append(Path(site.getusersitepackages()))
-    return folders
+    # a user without a home has '~/.local', which would be one of this folder
+    return [folder for folder in folders if folder.is_absolute()]
 
 
 def _write(path: Path, text: str) -> None:

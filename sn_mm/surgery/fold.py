@@ -113,9 +113,9 @@ def _check_foldable(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     )
     if kinds and not any(hasattr(m, 'harden_') for m in layers.values()):
         raise ValueError(
-            f'{name} has no layer to fold: {", ".join(kinds)} looks at its '
-            'input in evaluation too, so that nothing of it is constant. '
-            'Deploy the model as it is'
+            f'{name} has no layer to fold: its norms ({", ".join(kinds)}) '
+            'look at their input in evaluation too, so that nothing of them '
+            'is constant. Deploy the model as it is'
         )
     what = 'hardened SN layer' if layers else 'SN layer'
     raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sn_mm.anatomy import find_norms
-from sn_mm.anatomy.norms import has_ratios, is_plain_norm
+from sn_mm.anatomy.norms import has_ratios, is_plain_norm, sets_ratios
 from sn_mm.anatomy.starts import frozen_in_training
 from sn_mm.checkpoints.bn import is_folded, without_bn
 from sn_mm.checkpoints.fill_bn import (
@@ -156,8 +156,10 @@ def begin(student: nn.Module, teacher: Teacher, parts: Sequence[str]) -> None:
                 own[key].copy_(value)
     layers, frozen = dict(student.named_modules()), frozen_in_training(student)
     for name in teacher.norms:
-        if has_ratios(layers[name]):
-            _set_ratios(layers[name], layers[name] in frozen)
+        layer = layers[name]
+        # what DN and EN learn instead of ratios stays as it starts
+        if sets_ratios(layer) or has_ratios(layer) and layer in frozen:
+            _set_ratios(layer, layer in frozen)
     hold_frozen(student, set(teacher.norms))
 
 

@@ -321,8 +321,9 @@ def _warn(message: str) -> None:
 
 
 def _warn_of_cache(error: Exception) -> None:
+    reason = str(error).rstrip('.')
     _warn(
-        f'the C kernels of sn_mm cannot be kept: {error}. Every process '
+        f'the C kernels of sn_mm cannot be kept: {reason}. Every process '
         'compiles them anew; set XDG_CACHE_HOME to a folder that this user '
         'can write to and load libraries from.'
     )

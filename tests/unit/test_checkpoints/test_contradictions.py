@@ -62,6 +62,8 @@ def test_a_network_that_fits():
         (dict(norm=dict(type='SN')), RESNET18, ['unbiased=False']),
         (dict(norm=dict(UNBIASED, eps=1e-3)), RESNET18, ['eps=0.001']),
         (dict(norm=dict(type='BN')), RESNET18, ['the model has no SN']),
+        (dict(norm=dict(type='EN')), RESNET18, ['the model has no SN']),
+        (dict(norm=dict(type='DN')), RESNET18, ['the model has no SN']),
         (
             dict(norm=dict(UNBIASED, statistics=('in', 'ln'))),
             RESNET18,

@@ -10,11 +10,23 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from sn_mm import SyncSN, load_pretrained
+from sn_mm.analysis.starts import starts_of_layers
 from sn_mm.checkpoints import CheckpointError
+from sn_mm.layers import RowNorm
 from tests.builders import BN_CFG, SN_CFG, resnet, switch_norms
 from tests.public.networks import relative_error
 from tests.unit.test_checkpoints.test_networks import bn_network
 from tests.unit.test_checkpoints.test_structure import MOBILENET, backbone
+from tests.utils import randomize
+
+# every norm of ours for maps, under one of its names
+TYPES = {
+    cls.__name__: cls
+    for name, cls in MODELS.module_dict.items()
+    if isinstance(cls, type)
+    and issubclass(cls, RowNorm)
+    and not name.endswith(('1d', '3d'))
+}
 
 
 def saved(path, state):
@@ -278,6 +290,26 @@ def test_norms_without_ratios_have_no_share(tmp_path, state, ratios):
     )
 
 
+@pytest.mark.parametrize('kind', sorted(TYPES))
+def test_every_norm_of_ours(tmp_path, kind):
+    """Each starts from BN, or says why not; shares are SN's alone."""
+    network = nn.Sequential(nn.Conv2d(3, 32, 1), randomize(nn.BatchNorm2d(32)))
+    name = saved(tmp_path / 'a.pth', network.state_dict())
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), TYPES[kind](32))
+    load_pretrained(model, name.replace('bn2sn', 'bn2norm'))
+    assert torch.equal(model[0].weight, network[0].weight)
+    assert starts_of_layers(model, [])['1'].startswith('bn2norm://')
+    network.eval()
+    model.eval()
+    x = torch.randn(2, 3, 4, 4)
+    try:
+        load_pretrained(model, f'{name}?ratios=bn')
+    except CheckpointError as error:
+        assert 'no ratios that can be set' in str(error)
+    else:
+        assert relative_error(model(x), network(x)) < 1e-4
+
+
 def test_synchronized_norms(tmp_path, state):
     name = saved(tmp_path / 'a.pth', state)
     model = resnet(norm_cfg=dict(type='SyncSN'))
@@ -353,3 +385,46 @@ def test_offsets_that_start_at_zero_are_no_other_design(tmp_path):
         'conv_offset.weight',
         'conv_offset.bias',
     ]
+
+
+def test_a_layer_called_as_a_word_of_the_log(tmp_path):
+    """What is said of a file is no list of layers that may be missing."""
+    plain = nn.ModuleDict(dict(conv=nn.Conv2d(3, 4, 1), bn=nn.BatchNorm2d(4)))
+    state = plain.state_dict()
+    two = {
+        f'{p}.{k}': v for p in ('teacher', 'student') for k, v in state.items()
+    }
+    model = nn.ModuleDict({**plain, 'taken': nn.Conv2d(4, 4, 1)})
+    name = saved(tmp_path / 'a.pth', two)
+    unchanged_and_refused(model, name, 'no taken')
+
+
+def test_a_backbone_that_another_module_holds(tmp_path):
+    """Of a file of the inner network alone, whose names are all ends."""
+    network = bn_network(1)
+    holder = nn.ModuleDict(dict(net=resnet(norm_cfg=BN_CFG)))
+    model = nn.ModuleDict(dict(backbone=holder, head=nn.Conv2d(64, 3, 1)))
+    report = load_pretrained(
+        model, saved(tmp_path / 'a.pth', network.state_dict())
+    )
+    got = model['backbone']['net'].state_dict()
+    for key, value in network.state_dict().items():
+        assert torch.equal(got[key], value), key
+    assert 'conv1 is backbone.net.conv1' in report.said[0]
+
+
+@pytest.mark.parametrize('renamed', [True, False])
+def test_a_padding_that_no_key_shows(tmp_path, renamed):
+    from mmcv.cnn.bricks import Conv2dAdaptivePadding
+
+    def network(conv):
+        return nn.Sequential(conv(3, 4, 3, 2, 1), nn.BatchNorm2d(4))
+
+    state = network(nn.Conv2d).state_dict()
+    if renamed:
+        state = {f'x{k}': v for k, v in state.items()}
+    report = load_pretrained(
+        network(Conv2dAdaptivePadding), saved(tmp_path / 'a.pth', state)
+    )
+    told = [s for s in report.said if 'pads as TensorFlow' in s]
+    assert len(told) == renamed

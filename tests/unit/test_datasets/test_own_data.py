@@ -383,6 +383,29 @@ def test_files_that_are_no_coco_files(folder, text):
     assert 'ann.json is no' in refused(folder)
 
 
+MASKS = dict(
+    pipeline=[
+        dict(
+            type='MultiBranch',
+            sup=[dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+        )
+    ]
+)
+
+
+def test_masks_that_boxes_do_not_have(folder):
+    """mmdet ends in KeyError: 'mask', in a worker of a data loader."""
+    outline = dict(segmentation=[[1, 1, 5, 1, 5, 5]])
+    write(folder, boxes=[box(1, **outline), box(2)])
+    assert said(folder) == []
+    text = refused(folder, **MASKS)
+    assert '1 of the 2 boxes' in text and 'with_mask=True' in text
+    # of which mmdet never asks for one
+    other = box(2, ignore=1), box(3, bbox=(20, 20, 3, 3))
+    write(folder, boxes=[box(1, **outline), *other])
+    assert not any('with_mask' in text for text in said(folder, **MASKS))
+
+
 # -- classes of users' own -----------------------------------------------
 class Renamed(CocoDataset):
     """Registered by nobody: configs in pure Python name the class."""

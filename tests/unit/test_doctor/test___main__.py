@@ -1,6 +1,8 @@
 # Copyright (c) sn_mm authors. Licensed under Apache-2.0.
 """The doctor's command line, its examination stood in for."""
 
+import io
+
 import pytest
 
 from sn_mm.doctor import __main__ as command
@@ -31,6 +33,15 @@ def test_the_page_and_the_status(asked, capsys):
     assert (asked['needed'], asked['folders']) == (['mmdet'], False)
     asked['finds'] = [Finding('mmseg', 'none', 'note')]
     assert command.main(['--packages']) == 0
+
+
+def test_a_terminal_that_cannot_show_what_a_package_said(asked, monkeypatch):
+    asked['finds'] = [Finding('torch', 'Fehler \u4e2d \udce9', 'misfit')]
+    for encoding in ('ascii', 'latin-1', 'utf-8'):
+        out = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr('sys.stdout', out)
+        assert command.main([]) == 1
+        assert b'Fehler' in out.buffer.getvalue()
 
 
 def test_the_line_that_serves_operators(monkeypatch, capsys):

@@ -136,6 +136,29 @@ def test_numpy_that_torch_was_not_built_for(examine, seen):
     assert finding.state == 'misfit' and 'numpy<2' in finding.fix
 
 
+def test_a_numpy_that_is_broken_itself(examine, seen):
+    seen['numpy'] = failed('ImportError: libopenblas.so: cannot open')
+    finding = examine()['numpy']
+    assert 'libopenblas' in finding.text and '<2' not in finding.fix
+    assert finding.fix.endswith('--force-reinstall --no-deps numpy')
+
+
+def test_what_fails_for_the_reason_above_has_no_fix_of_its_own(examine, seen):
+    """A torch that does not load takes all with it; it alone is mended."""
+    for name in ('torch', 'numpy', 'torchvision', 'mmcv', 'operators'):
+        seen[name] = failed('ImportError: libcudart.so.12: cannot open')
+    seen['mmdet.apis'] = failed('ImportError: libcudart.so.12: cannot open')
+    seen['sn_mm'] = failed('ImportError: libcudart.so.12: cannot open')
+    found = examine()
+    assert 'reinstall --no-deps torch' in found['torch'].fix
+    fixes = {f.fix for name, f in found.items() if name != 'torch'}
+    assert fixes == {'', 'See above.'}
+    assert found['numpy'] == Finding('numpy', '2.4.6')
+    assert found['torchvision'].state == 'note'
+    seen['mmcv'] = Outcome({'version': '2.1.0'})
+    assert examine()['operators'].fix == 'See above.'
+
+
 def test_a_name_that_is_taken(examine, seen):
     seen['sn_mm'] = failed(
         'KeyError: "SN is already registered in model at other.layers"'

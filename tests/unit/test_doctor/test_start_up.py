@@ -37,6 +37,23 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
         start_up.install()
 
 
+def test_without_a_home_nothing_is_written_where_one_happens_to_be(
+    tmp_path, monkeypatch
+):
+    (tmp_path / 'file').touch()
+    paths = {'purelib': str(tmp_path / 'file' / 'site')}
+    monkeypatch.setattr(start_up.sysconfig, 'get_paths', lambda: paths)
+    monkeypatch.setattr(start_up.site, 'ENABLE_USER_SITE', True)
+    monkeypatch.setattr(
+        start_up.site, 'getusersitepackages', lambda: '~/.local/site'
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match='cannot write .*file/site'):
+        start_up.install()
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert start_up.installed() is None
+
+
 @pytest.fixture(scope='module')
 def bare(tmp_path_factory):
     """An environment of its own, with nothing but Python in it."""
