@@ -210,8 +210,11 @@ class TestTensorsThatAreAttributesAlone:
     def test_replicas(self, name, training):
         layer = self.make(name).train(training)
         replica = layer._replicate_for_data_parallel()
-        for own, p in layer.named_parameters():
-            setattr(replica, own, p.clone())
+        for own, p in layer._parameters.items():
+            if p is None:
+                replica._parameters[own] = None
+            else:
+                setattr(replica, own, p.clone())
         for key in layer._buffers:
             if layer._buffers[key] is not None:
                 setattr(replica, key, layer._buffers[key].clone())
