@@ -69,6 +69,9 @@ def batch(
         process_group: pool over the samples of all its processes, which may
             hold different numbers of them, none included; all must call.
             Default: the samples of this process.
+
+    Raises:
+        ValueError: if this process is not in the group.
     """
     mean, var, _ = batch_and_count(m, v, size, process_group)
     return mean, var
@@ -87,7 +90,15 @@ def batch_and_count(
         mean = var = m.sum(0, keepdim=True)  # zeros that keep the gradient
     else:
         mean, var = _pooled(m, v, 0)
-    if process_group is None or dist.get_world_size(process_group) == 1:
+    if process_group is None:
+        return mean, var, None
+    processes = dist.get_world_size(process_group)
+    if processes < 1:
+        raise ValueError(
+            'this process is not in the process_group whose batch it is to '
+            'take: give it a group that it is in, or None'
+        )
+    if processes == 1:
         return mean, var, None
     pooled = pool_moments(torch.cat([mean, var]), count, process_group)
     return pooled[:1], pooled[1:2], pooled[2, 0]

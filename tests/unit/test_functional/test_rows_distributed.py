@@ -170,3 +170,17 @@ def test_second_derivatives_span_the_processes():
     assert relative_error(torch.cat([p[0] for p in parts]), want[0]) < 1e-9
     for i in (1, 2):
         assert relative_error(sum(p[i] for p in parts), want[i]) < 1e-9
+
+
+def run_outsider(rank: int):
+    group = dist.new_group([0, 1])
+    if rank < 2:
+        return None
+    m = torch.ones(2, 3).double()
+    with pytest.raises(ValueError, match='is not in the process_group'):
+        statistics.batch(m, m, 4, group)
+    return 'refused'
+
+
+def test_a_group_that_this_process_is_not_in():
+    assert run_processes(run_outsider, len(SAMPLES))[2] == 'refused'
