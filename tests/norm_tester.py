@@ -43,6 +43,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.fx.experimental.optimization import fuse
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from sn_mm.functional import reference
 from sn_mm.functional.reference import (
@@ -661,6 +662,18 @@ class NormTester:
         layer = norm.layer(training)
         want = run(norm.reference(layer), x.double(), gradient_of(x).double())
         assert_close(run(layer, x, gradient_of(x)), want, FLOAT32)
+
+    @pytest.mark.parametrize('reentrant', [True, False])
+    def test_recomputed_in_the_backward(self, norm, reentrant):
+        """``with_cp``: the forward runs again, after buffers have moved."""
+        x = norm.input()
+        dy = gradient_of(x)
+        want = run(norm.layer(), x, dy)
+        layer, leaf = norm.layer(), x.clone().requires_grad_()
+        y = checkpoint(layer, leaf, use_reentrant=reentrant)
+        y.backward(dy)
+        grads = {n: p.grad for n, p in layer.named_parameters()}
+        assert_close(dict(y=y.detach(), x=leaf.grad, **grads), want, 1e-6)
 
     def test_by_keyword_and_in_place_activations(self, norm):
         x = norm.input().requires_grad_()

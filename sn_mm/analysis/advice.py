@@ -176,9 +176,10 @@ def _init_checkpoints(node: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key in ('checkpoint', 'pretrained') and isinstance(value, str):
-                if key == 'pretrained' and not path:
-                    path = '.backbone'  # as mmseg's models mean it
-                yield value, path.removesuffix('.init_cfg').lstrip('.')
+                part = path.removesuffix('.init_cfg').lstrip('.')
+                # of a whole model it is the backbone's, as mmseg means it
+                whole = key == 'pretrained' and not path
+                yield value, 'backbone' if whole else part
             else:
                 yield from _init_checkpoints(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):

@@ -112,3 +112,13 @@ def test_starts_of_configs():
     mmseg = dict(model=dict(pretrained='a.pth', backbone=dict()))
     assert starts_of(mmseg) == [Start('a.pth', 'backbone', None, 'backbone')]
     assert starts_of({}) == []
+
+
+def test_parts_beside_pretrained_keep_their_names():
+    start = dict(type='Pretrained', checkpoint='head.pth')
+    model = dict(pretrained='a.pth', decode_head=dict(init_cfg=start))
+    found = starts_of(dict(model=model))
+    assert [(s.checkpoint, s.part) for s in found] == [
+        ('a.pth', 'backbone'),
+        ('head.pth', 'decode_head'),
+    ]
