@@ -150,8 +150,9 @@ lock_env() { # VENV
     waiting=1
     sleep 2
   done
+  # first of all: on a full disk the next line fails
+  trap "rm -rf $(printf %q "$1.lock")" EXIT
   echo "$$" >"$1.lock/pid"
-  trap "rm -rf '$1.lock'" EXIT
 }
 
 use_own_env() {

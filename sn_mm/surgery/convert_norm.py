@@ -89,7 +89,9 @@ def convert_norm(
     more than x or does more than normalize, lazy ones before their first
     call, and norms behind a Linear where 'IN' is asked for. What was done is
     logged; so is that the config of the model, which still names the old
-    norm, does not fit its checkpoints any more.
+    norm, does not fit its checkpoints any more. Where maps have a single
+    position (pooled ones) torch's 'IN' raises in training, wherever it comes
+    from: name such layers in ``exclude``.
 
     Args:
         model: changed in place.

@@ -6,12 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
 from mmdet.apis import DetInferencer, init_detector
+from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer, init_model
 from torch import nn
 
 from sn_mm import SN2d, convert_norm
+from sn_mm.anatomy import find_norms
 from sn_mm.checkpoints import CheckpointError
 from tests.builders import (
     BN_CFG,
@@ -137,3 +140,88 @@ def test_norms_that_no_norm_cfg_reaches():
     assert not any(
         isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
     )
+
+
+HEAD = dict(in_channels=32, channels=16, num_classes=3, norm_cfg=BN_CFG)
+GN_CFG = dict(type='GN', num_groups=4)
+# of both toolboxes, that have norms of their own ways: a part, its inputs'
+# (channels, side), and kinds of norms that stay
+PARTS = {
+    'mmdet.CTResNetNeck': (
+        dict(
+            in_channels=32,
+            num_deconv_filters=(16, 16),
+            num_deconv_kernels=(4, 4),
+            use_dcn=False,
+        ),
+        [(32, 8)],
+    ),
+    'mmdet.DilatedEncoder': (
+        dict(
+            in_channels=32,
+            out_channels=32,
+            block_mid_channels=16,
+            num_residual_blocks=2,
+            block_dilations=[2, 4],
+        ),
+        [(32, 8)],
+    ),
+    'mmdet.SSH': (
+        dict(num_scales=1, in_channels=[16], out_channels=[16]),
+        [(16, 8)],
+    ),
+    'mmdet.BFP': (
+        dict(
+            in_channels=16,
+            num_levels=2,
+            refine_level=1,
+            refine_type='non_local',
+            norm_cfg=BN_CFG,
+        ),
+        [(16, 16), (16, 8)],
+    ),
+    'mmdet.ChannelMapper': (
+        dict(in_channels=[8], out_channels=16, norm_cfg=GN_CFG, num_outs=2),
+        [(8, 8)],
+    ),
+    'mmseg.EMAHead': (
+        dict(HEAD, ema_channels=16, num_bases=8, num_stages=2),
+        [(32, 8)],
+    ),
+    'mmseg.DMHead': (dict(HEAD, filter_sizes=(1, 3)), [(32, 8)]),
+    'mmseg.LightHamHead': (
+        dict(
+            HEAD,
+            in_channels=[16, 32],
+            in_index=[0, 1],
+            ham_channels=16,
+            norm_cfg=GN_CFG,
+            ham_kwargs=dict(MD_R=8),
+        ),
+        [(16, 16), (32, 8)],
+    ),
+    'mmseg.SETRUPHead': (HEAD, [(32, 8)], nn.LayerNorm),
+    'mmseg.STDCHead': (
+        dict(HEAD, num_classes=2, num_convs=1, boundary_threshold=0.1),
+        [(32, 8)],
+    ),
+}
+
+
+@pytest.mark.parametrize('target', ['SN', 'SSN', 'BN'])
+@pytest.mark.parametrize('name', PARTS)
+def test_parts_of_toolboxes_go_on_to_run(name, target):
+    """convert_norm never leaves a model that cannot run."""
+    options, maps, *stay = PARTS[name]
+    scope, kind = name.split('.')
+    part = build(scope, Config(dict(part=dict(options, type=kind))).part)
+    convert_norm(part, target)
+    wanted = type(build_norm_layer(dict(type=target), 8)[1])
+    kinds = {type(m) for m in find_norms(part).values()}
+    assert kinds == {wanted, *stay}
+    x = tuple(torch.randn(2, c, side, side) for c, side in maps)
+    found = part.train()(x)
+    found = found if isinstance(found, (list, tuple)) else [found]
+    sum(t.sum() for t in found).backward()
+    with torch.no_grad():
+        part.eval()(x)

@@ -178,6 +178,24 @@ def test_lock_of_a_process_that_is_gone_counts_for_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lock_is_taken_away_whatever_its_place_is_called(tmp_path):
+    place = tmp_path / "o'hara's \u00fc $HOME"
+    place.mkdir()
+    output('lock_env "$VENV"', VENV=place / 'env')
+    assert list(place.iterdir()) == []
+
+
+def test_lock_that_cannot_be_written_is_taken_away(tmp_path):
+    """Else the next set-up would wait for it for ever."""
+    code = (
+        'mkdir() { command mkdir "$@" && command mkdir "$1/pid"; }; '
+        'lock_env "$VENV"; echo locked'
+    )
+    result = shell(code, VENV=tmp_path / 'env')
+    assert result.returncode == 1 and 'locked' not in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- making one
 
 

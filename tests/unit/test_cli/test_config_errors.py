@@ -11,9 +11,13 @@ from sn_mm.cli.config_errors import why_not_built
 LAZY = 'from mmengine.config import read_base\nwith read_base():\n'
 TEXT = '_base_ = "mmdet::_base_/default_runtime.py"\n'
 NEVER_CLOSED = 'a = 1\nb = dict(c=1\n'
+UNCLOSED = '.*(never closed|unexpected EOF)'  # Python 3.10, and 3.9
 FILES = {
-    'text.py': (NEVER_CLOSED, 'line 2: .*never closed'),
-    'on_text.py': ('_base_ = "./text.py"\n', r'line 2 of \S*text.py: .*never'),
+    'text.py': (NEVER_CLOSED, f'line 2: {UNCLOSED}'),
+    'on_text.py': (
+        '_base_ = "./text.py"\n',
+        rf'line 2 of \S*text.py: {UNCLOSED}',
+    ),
     'lazy.py': (LAZY + '    from .good import *\nb = dict(\n', 'line 4: '),
     'on_lazy.py': (
         LAZY + '    from .lazy import *\n',
