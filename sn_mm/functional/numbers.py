@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from types import ModuleType
 from typing import Optional
 
@@ -221,19 +222,33 @@ def checked_results(rule, results, m: Tensor) -> list[Tensor]:
 
     Raises:
         TypeError: if they are not what a rule must return.
-        ValueError: if they do not broadcast to m (N, C).
+        ValueError: if they do not broadcast to m (N, C), or are on another
+            device.
     """
     if not isinstance(results, (tuple, list)) or len(results) < 3:
         raise TypeError(
             f'the rule {rule!r} must return centre, scale and bias (and '
             f'extras), got {results!r}'
         )
+    for t in results[3:]:
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                f'the rule {rule!r} returned an extra, behind centre, scale '
+                f'and bias, that is a {type(t).__name__}, and no tensor: use '
+                'm.new_tensor(value), or leave it out'
+            )
     named = zip(('centre', 'scale', 'bias'), results)
     return [*(_like_rows(rule, *pair, m) for pair in named), *results[3:]]
 
 
 def _like_rows(rule, name: str, t: Tensor | float, m: Tensor) -> Tensor:
     if not isinstance(t, Tensor):
+        if not isinstance(t, Real):
+            raise TypeError(
+                f'the rule {rule!r} returned a {name} that is a '
+                f'{type(t).__name__}: return a tensor, or a number (0.0 for '
+                'no bias)'
+            )
         t = m.new_full((1, 1), t)
     sizes = zip(reversed(t.shape), reversed(m.shape))
     if t.dim() > 2 or any(own not in (1, wanted) for own, wanted in sizes):
@@ -241,6 +256,16 @@ def _like_rows(rule, name: str, t: Tensor | float, m: Tensor) -> Tensor:
             f'the rule {rule!r} returned a {name} of shape '
             f'{tuple(t.shape)}, which does not broadcast to (N, C) = '
             f'{tuple(m.shape)}'
+        )
+    if t.is_complex() or t.layout is not torch.strided:
+        raise TypeError(
+            f'the rule {rule!r} returned a {name} of {t.dtype}, {t.layout}: '
+            'return dense real numbers'
+        )
+    if t.device != m.device:
+        raise ValueError(
+            f'the rule {rule!r} returned a {name} on {t.device}, but the '
+            f'input is on {m.device}: move what the rule holds there'
         )
     return cast(t, m.dtype)
 

@@ -35,7 +35,7 @@ from sn_mm.kernels.layout import (
 )
 
 from .numbers import numbers_of
-from .traced import is_traced, normalize_rows_traced
+from .traced import are_batched, is_traced, normalize_rows_traced
 
 Rule = Callable[..., Sequence[Tensor]]
 
@@ -66,11 +66,12 @@ def normalize_rows(
         rule returns extras, which are differentiable.
 
     Raises:
-        TypeError: if x is not floating point, or the rule returns no
-            centre, scale and bias.
-        ValueError: if these do not broadcast to (N, C); if the rule closes
-            over a tensor that requires a gradient; for ``backend``, see
-            :func:`sn_mm.backends`.
+        TypeError: if x is no dense floating-point tensor, or a param no
+            tensor; if the rule returns no centre, scale and bias, real
+            numbers or dense tensors of these, or extras that are no tensors.
+        ValueError: if these do not broadcast to (N, C), or are on another
+            device; if the rule closes over a tensor that requires a
+            gradient; for ``backend``, see :func:`sn_mm.backends`.
 
     Example:
         >>> import torch
@@ -83,7 +84,7 @@ def normalize_rows(
         >>> y.shape
         torch.Size([2, 3, 4, 4])
     """
-    _check_input(x)
+    _check_input(x, params)
     if x.layout is not torch.strided:
         return _through_dense(x, rule, params, backend, relu)
     if is_traced(x):
@@ -120,7 +121,8 @@ class _NormalizeRows(torch.autograd.Function):
             dy = dy.to_dense()
         params, brought = rest[: ctx.num_params], rest[ctx.num_params :]
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
-        if torch.is_grad_enabled():  # somebody wants second derivatives
+        # second derivatives are wanted, or many gradients in one pass
+        if torch.is_grad_enabled() or are_batched((dy, *d_extras)):
             d_x, *d_params = _differentiable_backward(
                 ctx, x, params, brought, (dy, *d_extras), needs
             )
@@ -174,9 +176,15 @@ class NoSweeps:
 
 def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
     """The gradients in plain operations, which autograd follows further."""
-    inputs = [t for t, need in zip((x, *params), needs) if need]
-    with replaying(brought):
+    goes_on = torch.is_grad_enabled()
+    with torch.enable_grad(), replaying(brought):
+        # Views, since a param may be a function of x, or two be the same: a
+        # gradient is of the one argument alone.
+        x, *params = (
+            t.view_as(t) if need else t for t, need in zip((x, *params), needs)
+        )
         outputs = normalize_rows_traced(x, ctx.numbers.rule, params, ctx.relu)
+    inputs = [t for t, need in zip((x, *params), needs) if need]
     used = [
         (y, dy)
         for y, dy in zip(outputs, d_outputs)
@@ -190,14 +198,25 @@ def _differentiable_backward(ctx, x, params, brought, d_outputs, needs):
                 outputs,
                 inputs,
                 d_outputs,
-                create_graph=True,
+                create_graph=goes_on,
                 allow_unused=True,
             )
         )
     return [next(found) if need else None for need in needs]
 
 
-def _check_input(x: Tensor) -> None:
+def _check_input(x: Tensor, params: Sequence[Tensor | None]) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f'expected a tensor (N, C, *spatial), got a {type(x).__name__}'
+        )
+    for i, p in enumerate(params):
+        if p is not None and not isinstance(p, Tensor):
+            raise TypeError(
+                f'param {i} of the rule is a {type(p).__name__}, and no '
+                'tensor: constants belong into the rule, as an attribute or '
+                'by functools.partial'
+            )
     if not x.is_floating_point():
         raise TypeError(
             f'expected a floating-point input, got {x.dtype}; convert it '

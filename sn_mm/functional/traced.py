@@ -7,6 +7,8 @@ functions, forward-mode and second derivatives, tensors without data.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -22,6 +24,10 @@ _is_compiling = getattr(_compiler, 'is_compiling', None) or (
 _is_exporting = getattr(_compiler, 'is_exporting', lambda: False)
 # the transforms of torch.func that are active, innermost last, or None
 _transforms = torch._C._functorch.peek_interpreter_stack
+# autograd's batches of gradients, which are no transform
+_is_batched = getattr(  # from torch 2.2 on
+    torch._C._functorch, 'is_legacy_batchedtensor', lambda t: False
+)
 
 
 def is_traced(x: Tensor) -> bool:
@@ -33,6 +39,11 @@ def is_traced(x: Tensor) -> bool:
         or x.is_meta
         or not (type(x) is Tensor or type(x.detach()) is Tensor)
     )
+
+
+def are_batched(gradients: Iterable[Tensor | None]) -> bool:
+    """Whether each stands for many, as with ``is_grads_batched``."""
+    return any(t is not None and _is_batched(t) for t in gradients)
 
 
 def is_recorded() -> bool:
@@ -92,6 +103,9 @@ def normalize_rows_traced(
     results = rule(*rows, size, *params)
     if not compiled:
         results = checked_results(rule, results, rows[0])
+    results = [
+        t if isinstance(t, Tensor) else m.new_full((1, 1), t) for t in results
+    ]
     centre, scale, bias, *extras = results
     if compiled:
         # From x itself, and not centred: the partitioner keeps what is

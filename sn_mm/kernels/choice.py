@@ -68,13 +68,24 @@ def backends(x: Tensor, forced: str | None = None) -> Backends:
         forced: as for :func:`choose`.
 
     Raises:
-        ValueError: as :func:`choose`.
+        TypeError, ValueError: if x is no tensor of such a shape; as
+            :func:`choose`.
 
     Example:
         >>> import torch, sn_mm
         >>> sn_mm.backends(torch.rand(2, 3, 4, 4, dtype=torch.double)).chosen
         'aten'
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f'expected an input, a tensor (N, C, *spatial), got a '
+            f'{type(x).__name__}'
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f'expected an input of shape (N, C, *spatial), got '
+            f'{tuple(x.shape)}'
+        )
     chosen = choose(x, forced).name
     reasons, details = {}, {}
     for name in _MODULES:

@@ -184,6 +184,17 @@ class RowNorm(_InstanceNorm):
         prepare_to_script(self)
         return self
 
+    def own_tensor(self, name: str) -> Tensor | None:
+        """A parameter or buffer, in less time than as an attribute.
+
+        Unless it is an attribute alone: DataParallel's replicas, pruning and
+        parametrizations take it out of the module's dictionaries.
+        """
+        for own in (self._parameters, self._buffers):
+            if name in own:
+                return own[name]
+        return getattr(self, name)
+
     def add_parameter(self, name: str, *shape: int, like: Tensor) -> None:
         """Register a parameter, for :meth:`reset_parameters` to fill.
 
@@ -361,11 +372,10 @@ class RowNorm(_InstanceNorm):
 
     def move_running_(self, batch: Tensor) -> None:
         """Move the running statistics; ``batch`` as for :meth:`track`."""
-        own = self._buffers  # not by attribute, which takes longer
         update_running(
-            own['running_mean'],
-            own['running_var'],
-            own['num_batches_tracked'],
+            self.own_tensor('running_mean'),
+            self.own_tensor('running_var'),
+            self.own_tensor('num_batches_tracked'),
             batch,
             self.momentum,
         )
@@ -448,8 +458,8 @@ class RowNorm(_InstanceNorm):
             t = getattr(self, name)
             if t is not None and tuple(t.shape) != wanted:
                 self._refuse_shape(name, t, wanted)
-        own, buffers = self._parameters, self._buffers
-        named = [(name, own.get(name)) for name in ('weight', 'bias')]
+        buffers = self._buffers
+        named = [(name, self.own_tensor(name)) for name in ('weight', 'bias')]
         named += [(name, buffers.get(name)) for name in self.running_names]
         for name, t in named:
             if t is not None and t.numel() != channels:

@@ -25,7 +25,8 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
             not dense, of a rank other than 1, or in training one that cannot
             be written to; or if running statistics were taken away.
     """
-    for name in layer.running_names if layer.track_running_stats else ():
+    tracked = (*layer.running_names, 'num_batches_tracked')
+    for name in tracked if layer.track_running_stats else ():
         if name in layer._buffers and layer._buffers[name] is None:
             raise ValueError(
                 f'{name} of this {type(layer).__name__} is None: set '
@@ -64,6 +65,8 @@ def _oddity(name: str, t: Tensor, x: Tensor, layer: nn.Module) -> str | None:
         )
     if t.layout is not torch.strided:
         return f'has the layout {t.layout}: convert it with .to_dense()'
+    if t.is_complex():
+        return f'is {t.dtype}, and has to be real: use .real'
     leaf = name.rpartition('.')[2]
     rows = leaf in ONE_FOR_EACH_CHANNEL or name in layer.running_names
     if rows and name not in layer.shapes() and t.dim() != 1:

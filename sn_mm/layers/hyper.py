@@ -172,7 +172,7 @@ class BHN(RowNorm):
 
     def lstm(self) -> tuple[Tensor, ...]:
         """The LSTM's parameters, in the order of the rule's."""
-        return tuple(self._parameters[name] for name in LSTM)
+        return tuple(self.own_tensor(name) for name in LSTM)
 
     def follow_(self, lead: BHN) -> None:
         """Use the LSTM of another layer, and give up the own one.

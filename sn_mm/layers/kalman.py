@@ -146,9 +146,9 @@ class KN(RowNorm):
         return y, mean[0], var[0]
 
     def _through(self, x: Tensor, rule: KalmanRule, mean=None, var=None):
-        own = self._parameters
         return normalize_rows(
-            *(x, rule, mean, var, own['weight'], own['bias']),
+            *(x, rule, mean, var),
+            *(self.own_tensor('weight'), self.own_tensor('bias')),
             relu=self.rectifies,
         )
 

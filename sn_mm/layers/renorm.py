@@ -124,11 +124,13 @@ class BRN(RowNorm):
         y = self.if_constant_map(x) if evaluates else None
         if y is not None:
             return y
-        own = {**self._parameters, **self._buffers}
         is_again = not evaluates and in_backward()
         given = self._last if is_again else None
         if given is None:
-            running = own['running_mean'].detach(), own['running_std'].detach()
+            running = (
+                self.own_tensor('running_mean').detach(),
+                self.own_tensor('running_std').detach(),
+            )
             if not evaluates:  # as they were, for the rule's call in backward
                 running = tuple(stored(t.clone()) for t in running)
             given = running, self.limits()
@@ -143,7 +145,8 @@ class BRN(RowNorm):
             process_group=self.resolved_group(),
         )
         result = normalize_rows(
-            *(x, rule, own['weight'], own['bias']), relu=self.rectifies
+            *(x, rule, self.own_tensor('weight'), self.own_tensor('bias')),
+            relu=self.rectifies,
         )
         if evaluates:
             return result

@@ -161,14 +161,13 @@ class SwitchNorm(HardRatios, RowNorm):
         mean_weight, var_weight = (
             pick_ratios(w, used) for w in self._ratio_weights(x)
         )
-        own = self._parameters  # not by attribute, which takes longer
         result = normalize_rows(
             x,
             rule,
             mean_weight,
             var_weight,
-            own['weight'],
-            own['bias'],
+            self.own_tensor('weight'),
+            self.own_tensor('bias'),
             relu=self.rectifies,
         )
         if not isinstance(result, tuple):
@@ -219,9 +218,8 @@ class SwitchNorm(HardRatios, RowNorm):
         """Raise an error that names what does not fit the settings."""
         super().check_state()
         wanted = self._ratio_shape()
-        own = self._buffers if self.hard_ratios else self._parameters
         for name in RATIO_PARAMETERS:
-            t = own[name] if name in own else getattr(self, name)
+            t = self.own_tensor(name)
             if t is None or t.shape != wanted:
                 shape = None if t is None else tuple(t.shape)
                 raise ValueError(
@@ -248,8 +246,7 @@ class SwitchNorm(HardRatios, RowNorm):
         return (self.ratio_groups, *shape) if self.ratio_groups > 1 else shape
 
     def _ratio_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        own = self._buffers if self.hard_ratios else self._parameters
-        return own['mean_weight'], own['var_weight']
+        return self.own_tensor('mean_weight'), self.own_tensor('var_weight')
 
     def _statistics_chosen(self) -> set[str]:
         """The statistics in use of a layer whose ratios are one-hot.

@@ -29,15 +29,14 @@ static const double *row_of(numbers t, int64_t n, int64_t channels,
   return scratch;
 }
 
-/* To the gradient of t, which has no gaps in memory. What was repeated gets
- * a sum. */
-static void add_row(double *gradient, numbers t, int64_t n, int64_t channels,
+/* To a gradient without gaps in memory. Of what was broadcast it is a sum. */
+static void add_row(numbers gradient, int64_t n, int64_t channels,
                     const double *row) {
-  const int64_t width = t.by_channel ? channels : 1;
-  double *out = t.by_sample ? gradient + n * width : gradient;
-  if (n == 0 || t.by_sample)
+  const int64_t width = gradient.by_channel ? channels : 1;
+  double *out = gradient.at + n * gradient.by_sample;
+  if (n == 0 || gradient.by_sample)
     for (int64_t c = 0; c < width; c++) out[c] = 0;
-  if (t.by_channel) {
+  if (gradient.by_channel) {
     for (int64_t c = 0; c < channels; c++) out[c] += row[c];
   } else {
     double sum = 0;
@@ -66,11 +65,12 @@ void factors_of_output(int64_t samples, int64_t channels,
   }
 }
 
-/* The gradients of centre, scale and bias, shaped as these. Scratch: 4 doubles
- * for each channel. */
+/* The gradients of centre, scale and bias, shaped as these; but not with their
+ * steps, since a result may hold an element several times in its own shape.
+ * Scratch: 4 doubles for each channel. */
 void factors_cotangents(int64_t samples, int64_t channels,
                         const double *moments, const double *sums,
-                        const numbers *rule, double *const *gradients,
+                        const numbers *rule, const numbers *gradients,
                         double *scratch) {
   const int64_t rows = samples * channels;
   double *d_centre = scratch + 2 * channels, *d_scale = d_centre + channels;
@@ -83,9 +83,9 @@ void factors_cotangents(int64_t samples, int64_t channels,
       d_centre[c] = -scale[c] * s0[c];
       d_scale[c] = s1[c] - (centre[c] - (float)mean[c]) * s0[c];
     }
-    add_row(gradients[0], rule[0], n, channels, d_centre);
-    add_row(gradients[1], rule[1], n, channels, d_scale);
-    add_row(gradients[2], rule[2], n, channels, s0);
+    add_row(gradients[0], n, channels, d_centre);
+    add_row(gradients[1], n, channels, d_scale);
+    add_row(gradients[2], n, channels, s0);
   }
 }
 

@@ -76,9 +76,9 @@ def cotangents(
         return plain.cotangents(moments, sums, *results, dtype)
     _, n, c = moments.shape
     gradients = tuple(doubles(*t.shape) for t in results)
-    addresses = (_P * 3)(*(t.data_ptr() for t in gradients))
     _library.get().factors_cotangents(
-        n, c, at, sums_at, rule, addresses, scratch('factors', 4 * c)
+        *(n, c, at, sums_at, rule, _numbers(dtype, *gradients)),
+        scratch('factors', 4 * c),
     )
     return gradients
 

@@ -74,6 +74,8 @@ def as_array(t: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     if array_address(t, dtype):
         return t
     reason = why_not_array(t)
+    if t.is_complex():
+        reason = f'its dtype is {t.dtype}'
     if reason and not can_materialize(t):
         raise TypeError(f'{name} cannot be computed with on the CPU: {reason}')
     return materialized(t.detach()).to(dtype).contiguous()
@@ -82,6 +84,7 @@ def as_array(t: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 def can_materialize(t: Tensor) -> bool:
     """Whether :func:`materialized` makes an array of t."""
     plain = type(t) in _TYPES and t.is_cpu and t.layout is torch.strided
+    plain = plain and not t.is_complex()
     return plain and (t.is_neg() or t._is_zerotensor())
 
 

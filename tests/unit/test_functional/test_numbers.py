@@ -107,9 +107,10 @@ def test_shapes_that_do_not_broadcast():
     wrong = m, torch.ones(2, 1, 1), m
     with pytest.raises(ValueError, match=r'returned a scale .*\(2, 3\)'):
         checked_results(rule, wrong, m)
+    extra = torch.ones(7, 7)
     for good in (torch.ones(3), torch.ones(2, 1), torch.ones(()), 2.0):
-        made = checked_results(rule, (m, good, m, 'extra'), m)
-        assert made[1].dtype == m.dtype and made[3] == 'extra'
+        made = checked_results(rule, (m, good, m, extra), m)
+        assert made[1].dtype == m.dtype and made[3] is extra
 
 
 def test_fused_numbers_are_chosen_by_exact_type():

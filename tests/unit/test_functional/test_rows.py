@@ -324,3 +324,105 @@ def test_statistics_are_the_defining_moments():
         torch.testing.assert_close(own[0], want.double())
     with pytest.raises(ValueError, match='num_groups=3'):
         statistics.group(m, v, 3)
+
+
+def scaled(m, v, size, weight, bias):
+    """By (N, C) results that hold their elements several times."""
+    mean = m.mean(1, keepdim=True).expand_as(m)
+    scale = weight * (v.mean(0, keepdim=True) + 1e-3).rsqrt()
+    return mean, scale.expand_as(m), bias.expand_as(m)
+
+
+def scaled_oracle(x, weight, bias):
+    m = x.mean((2, 3))
+    v = (x - over(m)).square().mean((2, 3))
+    centre, scale, bias = (over(t) for t in scaled(m, v, 20, weight, bias))
+    return scale * (x - centre) + bias
+
+
+def over(t):
+    return t[..., None, None]
+
+
+def by_rule(x, *params):
+    return normalize_rows(x, scaled, *params)
+
+
+class TestParamsThatAreNoLeaves:
+    """A gradient is of the one argument alone, with create_graph too."""
+
+    def agree(self, function):
+        def derivatives(normalize, dtype):
+            x = batch((2, 6, 4, 5)).to(dtype).requires_grad_()
+            w = (torch.arange(6.0) / 6 + 0.5).to(dtype).requires_grad_()
+            y = function(normalize, x, w)
+            first = torch.autograd.grad(y.pow(3).sum(), (x, w), **GRAPH)
+            loss = sum(g.square().sum() for g in first)
+            return [*first, *torch.autograd.grad(loss, (x, w))]
+
+        GRAPH = dict(create_graph=True)
+        want = derivatives(scaled_oracle, torch.float64)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.double, 1e-11)):
+            for got, value in zip(derivatives(by_rule, dtype), want):
+                assert relative_error(got, value) < tolerance
+
+    def test_a_function_of_the_input(self):
+        self.agree(lambda f, x, w: f(x, w * x.mean((0, 2, 3)).sigmoid(), w))
+
+    def test_a_function_of_each_other(self):
+        self.agree(lambda f, x, w: f(x, w, w.square()))
+
+    def test_the_same_twice(self):
+        self.agree(lambda f, x, w: f(x, w, w))
+
+
+@BACKENDS
+@pytest.mark.parametrize('relu', [False, True])
+def test_batched_gradients(backend, relu):
+    """What torch.autograd.functional's vectorize=True asks for."""
+    x = batch((2, 6, 4, 5)).requires_grad_()
+    params = [torch.rand(6, requires_grad=True) for _ in range(2)]
+    y = normalize_rows(x, scaled, *params, backend=backend, relu=relu)
+    dy = torch.randn(3, *y.shape)
+    inputs, keep = (x, *params), dict(retain_graph=True)
+    got = torch.autograd.grad(y, inputs, dy, is_grads_batched=True, **keep)
+    each = [torch.autograd.grad(y, inputs, d, **keep) for d in dy]
+    for g, parts in zip(got, zip(*each)):
+        assert relative_error(g, torch.stack(parts).double()) < 1e-5
+
+
+class TestOddResults:
+    """Each is refused by name, and with what to do."""
+
+    x = batch((2, 3, 4, 5)).requires_grad_()
+
+    @pytest.mark.parametrize(
+        'bias, error, text',
+        [
+            (None, TypeError, 'a bias that is a NoneType.*0.0 for no bias'),
+            ('0', TypeError, 'a bias that is a str'),
+            (1j, TypeError, 'a bias that is a complex'),
+            (torch.ones(3) + 1j, TypeError, 'bias of torch.complex64'),
+            (torch.eye(3)[:2].to_sparse(), TypeError, 'torch.sparse_coo'),
+            (torch.ones(3, device='meta'), ValueError, 'bias on meta.*cpu'),
+        ],
+    )
+    def test_bias(self, bias, error, text):
+        with pytest.raises(error, match=text):
+            normalize_rows(self.x, lambda m, v, size: (m, v, bias))
+
+    @pytest.mark.parametrize('extra', [None, 1.0])
+    def test_extras(self, extra):
+        with pytest.raises(TypeError, match='an extra.*new_tensor'):
+            normalize_rows(self.x, lambda m, v, size: (m, v, 0.0, extra))
+
+    @pytest.mark.parametrize('param', [2.0, [torch.ones(3)]])
+    def test_params(self, param):
+        with pytest.raises(TypeError, match='param 1 of the rule is a'):
+            normalize_rows(
+                self.x, lambda m, v, size, *p: (m, v, 0.0), None, param
+            )
+
+    def test_no_tensor(self):
+        with pytest.raises(TypeError, match='expected a tensor.*got a list'):
+            normalize_rows([1.0], lambda m, v, size: (m, v, 0.0))

@@ -87,3 +87,17 @@ def test_second_derivatives_of_no_positions():
     y = normalize_rows(x, rule, gain)[0]
     first = torch.autograd.grad(y.sum(), gain, create_graph=True)[0]
     assert first.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('scale', [2.0, 3])
+def test_plain_numbers_are_recorded(scale):
+    """Rules may return numbers in place of tensors, to exporters as well."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return normalize_rows(x, lambda m, v, size: (0.5, scale, 1))
+
+    x = drawn(2, 3, 4, 5)
+    want = (x - 0.5) * scale + 1
+    for net in (torch.export.export(Net(), (x,)).module(), Net()):
+        torch.testing.assert_close(net(x), want)

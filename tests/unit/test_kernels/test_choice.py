@@ -71,3 +71,12 @@ def test_normalize_rows_obeys(monkeypatch):
 
     normalize_rows(X, rule, backend='aten')
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    'x, error, text',
+    [([1.0], TypeError, 'got a list'), (torch.ones(3), ValueError, r'\(3,\)')],
+)
+def test_what_is_no_input(x, error, text):
+    with pytest.raises(error, match=text):
+        backends(x)

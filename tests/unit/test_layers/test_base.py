@@ -8,7 +8,10 @@ import copy
 import pytest
 import torch
 from mmcv.cnn import build_norm_layer
+from mmengine.registry import MODELS
+from torch import nn
 from torch.nn.functional import batch_norm
+from torch.nn.utils import parametrize, prune
 
 from sn_mm import RowNorm
 from sn_mm.checkpoints import CheckpointError
@@ -187,3 +190,48 @@ def test_constant_maps_of_tensors_that_are_not_contiguous(kind, shape):
     weight, bias = want.weight.detach(), want.bias.detach()
     y = batch_norm(x.double(), *moments, weight, bias, eps=want.eps)
     assert relative_error(got['y'], y) < 1e-5
+
+
+class Doubled(nn.Module):
+    def forward(self, t):
+        return 2 * t
+
+
+@pytest.mark.parametrize('name', ['SN', 'SSN', 'SyncSN', 'KN', 'BHN', 'BRN'])
+class TestTensorsThatAreAttributesAlone:
+    """As DataParallel, pruning and parametrizations leave a layer's."""
+
+    x = torch.randn(3, 8, 5, 4)
+
+    def make(self, name):
+        return MODELS.get(name)(8)
+
+    @pytest.mark.parametrize('training', [False, True])
+    def test_replicas(self, name, training):
+        layer = self.make(name).train(training)
+        replica = layer._replicate_for_data_parallel()
+        for own, p in layer.named_parameters():
+            setattr(replica, own, p.clone())
+        for key in layer._buffers:
+            if layer._buffers[key] is not None:
+                setattr(replica, key, layer._buffers[key].clone())
+        y = replica(self.x)
+        y.square().sum().backward()
+        torch.testing.assert_close(y, layer(self.x))
+        assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+    def test_parametrizations(self, name):
+        layer, plain = self.make(name), self.make(name)
+        plain.load_state_dict(layer.state_dict())
+        for own, _ in list(layer.named_parameters()):
+            plain.get_parameter(own).data.mul_(2)
+            parametrize.register_parametrization(layer, own, Doubled())
+        torch.testing.assert_close(layer(self.x), plain(self.x))
+
+    def test_pruning(self, name):
+        layer = self.make(name)
+        own, p = next(iter(layer.named_parameters()))
+        prune.l1_unstructured(layer, own, 2)
+        assert int((getattr(layer, own) == 0).sum()) >= 2
+        layer(self.x).square().sum().backward()
+        assert getattr(layer, f'{own}_orig').grad.shape == p.shape

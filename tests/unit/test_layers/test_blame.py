@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from sn_mm import SN
 from sn_mm.layers.blame import blame_tensor
@@ -68,3 +69,20 @@ def test_ratios_that_were_taken_away(name):
 
 def test_nothing_to_blame():
     blame_tensor(SN(8), X, RuntimeError('something else'))
+
+
+@pytest.mark.parametrize('name', ['weight', 'mean_weight'])
+@pytest.mark.parametrize('training', [False, True])
+def test_complex_parameters(name, training):
+    layer = SN(4).train(training)
+    value = getattr(layer, name).detach() + 0j
+    layer._parameters[name] = nn.Parameter(value)
+    with pytest.raises(ValueError, match=f'{name} .*complex64.*real'):
+        layer(torch.randn(2, 4, 3, 3))
+
+
+def test_a_count_that_was_taken_away():
+    layer = SN(4)
+    layer.num_batches_tracked = None
+    with pytest.raises(ValueError, match='num_batches_tracked .* is None'):
+        layer(torch.randn(2, 4, 3, 3))

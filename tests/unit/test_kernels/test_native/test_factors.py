@@ -26,3 +26,26 @@ def test_c_leaves_what_it_cannot_read():
     strided = [t.t().contiguous().t() for t in rule]
     got = native.of_output(moments, *strided, torch.float32)
     torch.testing.assert_close(got, want)
+
+
+def test_results_that_hold_an_element_several_times(monkeypatch):
+    """Gradients are of the result as it is, every element of its own."""
+
+    def full_of_nan(*shape):
+        return torch.full(shape, float('nan'), dtype=torch.float64)
+
+    monkeypatch.setattr(native, 'doubles', full_of_nan)
+    _, moments, _ = of_rows()
+    sums = drawn(2, N, C, seed=4)
+    expanded = (
+        drawn(N, 1, seed=5).expand(N, C),
+        drawn(1, C, seed=6).expand(N, C),
+        drawn(1, seed=7).expand(C),
+    )
+    for i in range(3):
+        rule = [*expanded[i:], *expanded[:i]]
+        got = native.cotangents(moments, sums, *rule, torch.float32)
+        want = plain.cotangents(moments, sums, *rule, torch.float32)
+        for g, w in zip(got, want):
+            assert g.shape == w.shape
+            torch.testing.assert_close(g, w, rtol=1e-12, atol=1e-12)
