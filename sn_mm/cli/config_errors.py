@@ -86,8 +86,16 @@ def _place(path: str, error: Exception) -> tuple[str, int | None]:
     return file, line
 
 
+def _of_recursion(error: BaseException | None) -> bool:
+    """Whether it was raised at, or while another was handled of, too many
+    calls: mmengine's cleaning up may fail then."""
+    while error is not None and not isinstance(error, RecursionError):
+        error = error.__context__
+    return error is not None
+
+
 def _words(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
+    if _of_recursion(error):
         return 'a config inherits from itself by _base_'
     if isinstance(error, SyntaxError):
         return str(error.msg)

@@ -354,10 +354,9 @@ def check_gpu(seen: dict[str, Outcome]) -> list[Finding]:
 
 def check_cache() -> Finding:
     """The folder that what sn_mm compiles is kept in."""
-    try:
-        root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    except RuntimeError:
-        root = ''
+    root, home = os.environ.get('XDG_CACHE_HOME'), os.path.expanduser('~')
+    if not root and os.path.isabs(home):
+        root = os.path.join(home, '.cache')
     folder = Path(root or '.') / 'sn_mm'
     nearest = next(
         p for p in (folder, *folder.absolute().parents) if p.exists()

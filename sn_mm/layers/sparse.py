@@ -149,8 +149,10 @@ class SSN(SparseRatios, SN2d):
     ``var_weight`` instead of softmax. ``radius`` grows from 0 to 1 during
     training, and from sqrt((K - 1) / K) on (0.816 for three statistics)
     every layer uses one normalizer alone. A choice once made in training
-    stays, under any optimizer and in any average: the flag is set, and the
-    weight becomes the one-hot ratio.
+    stays, and one-hot, under any optimizer and in any average: the flag is
+    set, and every forward makes the weight the one-hot ratio again. (An
+    optimizer that moves weights by more than a half in one step, as none at
+    a rate of 0.1 was seen to do, could make it another choice.)
 
     Args:
         num_features and others: as for :class:`SN2d`.

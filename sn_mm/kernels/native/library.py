@@ -216,7 +216,10 @@ def cache_folder() -> Path:
     """
     root = os.environ.get('XDG_CACHE_HOME', '')
     if not os.path.isabs(root):  # such a setting counts as none
-        root = Path.home() / '.cache'
+        home = os.path.expanduser('~')  # Path.home raises other errors in 3.9
+        if not os.path.isabs(home):
+            raise RuntimeError('this user has no home folder')
+        root = os.path.join(home, '.cache')
     return Path(root) / 'sn_mm' / 'kernels'
 
 

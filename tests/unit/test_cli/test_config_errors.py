@@ -6,14 +6,18 @@ from __future__ import annotations
 import pytest
 
 from sn_mm.cli import LaunchError, build_model, command, load_config
-from sn_mm.cli.config_errors import why_not_built
+from sn_mm.cli.config_errors import why_not_built, why_unreadable
 
 LAZY = 'from mmengine.config import read_base\nwith read_base():\n'
 TEXT = '_base_ = "mmdet::_base_/default_runtime.py"\n'
 NEVER_CLOSED = 'a = 1\nb = dict(c=1\n'
+UNCLOSED = '.*(never closed|unexpected EOF)'  # Python 3.10, and 3.9
 FILES = {
-    'text.py': (NEVER_CLOSED, 'line 2: .*never closed'),
-    'on_text.py': ('_base_ = "./text.py"\n', r'line 2 of \S*text.py: .*never'),
+    'text.py': (NEVER_CLOSED, f'line 2: {UNCLOSED}'),
+    'on_text.py': (
+        '_base_ = "./text.py"\n',
+        rf'line 2 of \S*text.py: {UNCLOSED}',
+    ),
     'lazy.py': (LAZY + '    from .good import *\nb = dict(\n', 'line 4: '),
     'on_lazy.py': (
         LAZY + '    from .lazy import *\n',
@@ -66,6 +70,18 @@ def test_one_sentence_with_file_and_line(folder, name):
     text = str(caught.value)
     assert text.startswith(f'config {path} cannot be read: ')
     assert '\n' not in text and len(text) < 700
+
+
+def test_a_recursion_whose_cleaning_up_fails(tmp_path):
+    """As mmengine's does on Python 3.9."""
+    try:
+        try:
+            raise RecursionError('maximum recursion depth exceeded')
+        finally:
+            raise UnboundLocalError('temp_config_dir')
+    except UnboundLocalError as error:
+        text = why_unreadable(str(tmp_path / 'config.py'), error)
+    assert text.endswith('a config inherits from itself by _base_')
 
 
 MODELS = {

@@ -224,3 +224,17 @@ def test_an_interpreter_that_cannot_be_started(monkeypatch):
     found = probe(['json', 'torch'])
     assert set(found) == {'json', 'torch'}
     assert '/no/such/python cannot be started' in found['json'].error
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
+    def none():  # as Python 3.9 does; later ones raise RuntimeError
+        raise KeyError(0)
+
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(checks.Path, 'home', none)
+    monkeypatch.setattr(checks.os.path, 'expanduser', lambda path: path)
+    finding = checks.check_cache()
+    assert finding.state == 'misfit' and 'no home' in finding.text
+    assert 'XDG_CACHE_HOME' in finding.fix
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    assert checks.check_cache().state == 'ok'

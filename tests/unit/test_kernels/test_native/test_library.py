@@ -145,6 +145,8 @@ def no_home(monkeypatch):
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.delenv('HOME')
     monkeypatch.setattr(pwd, 'getpwuid', unknown)
+    # as Python 3.9 does; later ones raise RuntimeError
+    monkeypatch.setattr(Path, 'home', lambda: unknown(0))
 
 
 @needs_compiler
