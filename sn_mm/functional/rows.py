@@ -85,6 +85,8 @@ def normalize_rows(
         torch.Size([2, 3, 4, 4])
     """
     _check_input(x, params)
+    if backend is not None:  # also where nothing is to be chosen
+        kernels.check_name(backend)
     if x.layout is not torch.strided:
         return _through_dense(x, rule, params, backend, relu)
     if is_traced(x):

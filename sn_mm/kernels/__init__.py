@@ -29,6 +29,6 @@ cancel. :mod:`sn_mm.kernels.aten` documents shapes and dtypes.
 from __future__ import annotations
 
 from . import factors
-from .choice import Backends, backends, choose
+from .choice import Backends, backends, check_name, choose
 
-__all__ = ['Backends', 'backends', 'choose', 'factors']
+__all__ = ['Backends', 'backends', 'check_name', 'choose', 'factors']

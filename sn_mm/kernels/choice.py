@@ -101,12 +101,17 @@ def backends(x: Tensor, forced: str | None = None) -> Backends:
     return Backends(chosen, reasons, details)
 
 
-def _forced(x: Tensor, name: str) -> ModuleType:
+def check_name(name: str) -> None:
+    """Raise a ValueError for a name that no implementation has."""
     if name not in _MODULES:
         raise ValueError(
             f'unknown backend {name!r} (argument or environment variable '
             f'{_VARIABLE}); choose from {", ".join(_MODULES)}'
         )
+
+
+def _forced(x: Tensor, name: str) -> ModuleType:
+    check_name(name)
     module = _module(name)
     reason = module.why_not(x)
     if reason:

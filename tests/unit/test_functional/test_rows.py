@@ -426,3 +426,13 @@ class TestOddResults:
     def test_no_tensor(self):
         with pytest.raises(TypeError, match='expected a tensor.*got a list'):
             normalize_rows([1.0], lambda m, v, size: (m, v, 0.0))
+
+
+@pytest.mark.parametrize('kind', ['usual', 'empty', 'traced'])
+def test_a_backend_that_does_not_exist(kind):
+    x = torch.rand(0 if kind == 'empty' else 2, 3, 4, 4)
+    x = x.to('meta') if kind == 'traced' else x
+    with pytest.raises(ValueError, match="unknown backend 'cudnn'.*native"):
+        normalize_rows(
+            x, lambda m, v, size: (m, v.rsqrt(), 0), backend='cudnn'
+        )
