@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import Tensor, nn
 
 from sn_mm.anatomy.norms import find_norms, has_ratios, sets_ratios
@@ -249,13 +249,21 @@ def _introduced(
             'names differ, layers were told by shape and order: '
             f'{pairs[name]} is {name}'
         )
-        if any(isinstance(m, Conv2dAdaptivePadding) for m in model.modules()):
+        if _pads_as_tensorflow(model):
             said.append(
                 'the model pads as TensorFlow does (Conv2dAdaptivePadding), '
                 'which no key of a file shows: networks that pad both sides '
                 'alike give something else on pictures of even sizes'
             )
     return said
+
+
+def _pads_as_tensorflow(model: nn.Module) -> bool:
+    # whoever built such a model has imported mmcv; others may not have it
+    bricks = sys.modules.get('mmcv.cnn.bricks')
+    return bricks is not None and any(
+        isinstance(m, bricks.Conv2dAdaptivePadding) for m in model.modules()
+    )
 
 
 # -- does it fit? --

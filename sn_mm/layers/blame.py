@@ -25,7 +25,8 @@ def blame_tensor(layer: nn.Module, x: Tensor, error: Exception) -> None:
             not dense, of a rank other than 1, or in training one that cannot
             be written to; or if running statistics were taken away.
     """
-    tracked = (*layer.running_names, 'num_batches_tracked')
+    of, dot, _ = layer.running_names[0].rpartition('.')
+    tracked = (*layer.running_names, f'{of}{dot}num_batches_tracked')
     for name in tracked if layer.track_running_stats else ():
         if name in layer._buffers and layer._buffers[name] is None:
             raise ValueError(
