@@ -8,11 +8,36 @@ predicts what is painted: the annotation, or something known to be wrong.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from mmseg.datasets import ADE20KDataset, CityscapesDataset
+
+from sn_mm.datasets import DataError, DataWarning, check_dataset
+
+
+# -- what the data check says --------------------------------------------
+def warnings_about(config: dict) -> list[str]:
+    """The warnings of a check of training data that passes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        check_dataset(config, 'train_dataloader')
+    return [
+        str(w.message) for w in caught if issubclass(w.category, DataWarning)
+    ]
+
+
+def refusal_of(config: dict) -> str:
+    """The one line that a check of training data ends in."""
+    with pytest.raises(DataError) as caught:
+        check_dataset(config, 'train_dataloader')
+    text = str(caught.value)
+    assert '\n' not in text
+    return text
+
 
 # -- COCO ----------------------------------------------------------------
 COCO_SIZE = (100, 120)

@@ -3,14 +3,14 @@
 
 import json
 import os
-import warnings
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 
-from sn_mm.datasets import DataError, DataWarning, check_dataset
+from sn_mm.datasets import DataError, check_dataset
+from tests.datasets import refusal_of, warnings_about
 
 SIZE = (8, 10)  # height and width of the pictures
 
@@ -63,19 +63,12 @@ def dataset(folder, **changes):
 
 def said(folder, **changes):
     """The warnings of a check that passes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        check_dataset(dataset(folder, **changes), 'train_dataloader')
-    return [
-        str(w.message) for w in caught if issubclass(w.category, DataWarning)
-    ]
+    return warnings_about(dataset(folder, **changes))
 
 
 def refused(folder, **changes):
-    with pytest.raises(DataError) as caught:
-        check_dataset(dataset(folder, **changes), 'train_dataloader')
-    text = str(caught.value)
-    assert '\n' not in text and 'cocodataset.org' not in text
+    text = refusal_of(dataset(folder, **changes))
+    assert 'cocodataset.org' not in text
     return text
 
 

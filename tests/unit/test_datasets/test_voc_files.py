@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import warnings
-
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import VOCDataset, XMLDataset
 
-from sn_mm.datasets import DataError, DataWarning, check_dataset
 from sn_mm.datasets.spec import read_spec
 from sn_mm.datasets.voc_files import VocView
+from tests.datasets import refusal_of, warnings_about
 
 SIZE = (10, 8)  # width and height of the pictures
 BOX = ('cat', (2, 2, 6, 7))
@@ -59,20 +57,11 @@ def dataset(folder, **changes):
 
 def said(folder, **changes):
     """The warnings of a check that passes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        check_dataset(dataset(folder, **changes), 'train_dataloader')
-    return [
-        str(w.message) for w in caught if issubclass(w.category, DataWarning)
-    ]
+    return warnings_about(dataset(folder, **changes))
 
 
 def refused(folder, **changes):
-    with pytest.raises(DataError) as caught:
-        check_dataset(dataset(folder, **changes), 'train_dataloader')
-    text = str(caught.value)
-    assert '\n' not in text
-    return text
+    return refusal_of(dataset(folder, **changes))
 
 
 def test_whole_data_of_both_classes(folder):
