@@ -15,7 +15,7 @@ from typing import Any
 
 from sn_mm.utils import join_names
 
-from .spec import DatasetSpec
+from .spec import DatasetSpec, no_list
 
 _BOX_FIELDS = ('bbox', 'area')
 _ID_FIELDS = ('id', 'image_id', 'category_id')
@@ -270,10 +270,7 @@ class CocoView:
         if not self.classes:
             return []
         if isinstance(self.classes, str):
-            return [
-                f'classes={self.classes!r} of metainfo is one text, no list; '
-                f'write classes=({self.classes!r},)'
-            ]
+            return [no_list(self.classes)]
         if not self.learned:
             return [f'no class is learned: {self._mismatch()}']
         names = [c['name'] for c in self.learned]

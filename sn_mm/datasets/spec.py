@@ -193,3 +193,11 @@ def _of_config(
         image_suffix=dataset.get('img_suffix', ''),
         label_suffix=dataset.get('seg_map_suffix', ''),
     )
+
+
+def no_list(classes: str) -> str:
+    """What to write in place of classes that are one text, in a sentence."""
+    return (
+        f'classes={classes!r} of metainfo is one text, no list; write '
+        f'classes=({classes!r},)'
+    )

@@ -17,7 +17,7 @@ from sn_mm.utils import join_names
 
 from .coco_file import BrokenFileError, UnusableError
 from .pictures import absent, some_of
-from .spec import DatasetSpec
+from .spec import DatasetSpec, no_list
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _PICTURE, _ANNOTATIONS = '.jpg', '.xml'  # XMLDataset knows no others
@@ -175,10 +175,7 @@ class VocView:
     def _about_classes(self) -> Iterator[str]:
         classes = self.spec.classes
         if isinstance(classes, str):
-            yield (
-                f'classes={classes!r} of metainfo is one text, no list; write '
-                f'classes=({classes!r},)'
-            )
+            yield no_list(classes)
             return
         counts = Counter(str(o.name) for o in self._objects)
         if not counts.keys() & set(classes or ()):
