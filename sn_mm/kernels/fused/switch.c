@@ -305,12 +305,17 @@ static inline void mix(const layer *l, chunk at, int64_t moment,
                 channel_array(l, BY_GN, moment), out);
 }
 
-/* Factors (3, N, C) of the affine sweep: near, scale and shift. */
-void switch_factors(const layer *l, float *factors) {
-  const int64_t c = l->channels, rows = l->samples * c;
-  const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
+/* What all rows are mixed with: needs BN's moments. */
+void switch_common(const layer *l) {
   make_ratios(l);
   make_channel_arrays(l);
+}
+
+/* Factors (3, N, C) of the affine sweep, near, scale and shift, by what
+ * switch_common made. */
+static void make_factors(const layer *l, float *factors) {
+  const int64_t c = l->channels, rows = l->samples * c;
+  const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
   const double *weights = channel_array(l, PAIRS, 0);
   const double eps = l->eps;
 #pragma omp parallel for schedule(static) \
@@ -334,6 +339,11 @@ void switch_factors(const layer *l, float *factors) {
       shift[e] = bias[e] - s * (mu[e] - centre);
     }
   }
+}
+
+void switch_factors(const layer *l, float *factors) {
+  switch_common(l);
+  make_factors(l, factors);
 }
 
 /* -- backward ------------------------------------------------------------ */
@@ -492,8 +502,7 @@ void switch_sums(const backward_layer *b, const double *sums,
                  float *factors) {
   const layer *l = &b->of;
   const int64_t n = l->samples, c = l->channels, each = c / l->ratio_groups;
-  make_ratios(l);
-  make_channel_arrays(l);
+  switch_common(l);
 #pragma omp parallel num_threads(threads_for(l)) if (threads_for(l) > 1)
   {
 #pragma omp for schedule(static)
@@ -615,12 +624,25 @@ void switch_move(float *mean, float *var, int64_t *count, const double *batch,
 
 /* -- all numbers of a pass at once, for native/driver.c ------------------- */
 
-void switch_forward(layer *l, int64_t samples, const double *moments,
-                    float *factors) {
-  l->samples = samples;
+void switch_forward(layer *l, int64_t first, int64_t samples,
+                    const double *moments, float *factors) {
   l->moments = moments;
   switch_pool(l);
   switch_factors(l, factors);
+  (void)first, (void)samples; /* all of them */
+}
+
+/* The same of some samples, after switch_common. Several threads may do this
+ * at once. */
+void switch_forward_some(const layer *l, int64_t first, int64_t samples,
+                         const double *moments, float *factors) {
+  layer some = *l;
+  some.samples = samples;
+  some.moments = moments;
+  some.ln_pool += 2 * first;
+  some.gn_pool += 2 * first * l->num_groups;
+  switch_pool(&some);
+  make_factors(&some, factors);
 }
 
 void switch_backward(backward_layer *b, const double *moments,

@@ -40,8 +40,9 @@ def normalize(
             :func:`sn_mm.kernels.fused.switch_native.forward`.
         given: (2, 1, C), float64, mean and variance in place of the batch's
             for 'bn'.
-        keep: return the moments of x too, unless with ``given``: samples are
-            then done one after the other, while they are in the cache.
+        keep: return the moments of x too, unless with ``given``. Without
+            them, where nothing is pooled over the batch, samples are done
+            one after the other, while they are in the cache.
         relu: max(y, 0).
 
     Returns:
@@ -52,11 +53,15 @@ def normalize(
     layer = _plan(switch, rows, params, given).forward(params, kept)
     batch = doubles(2, 1, rows.channels) if given is None else given
     place_batch(layer, batch, kept)
-    function = function_address('switch_forward')
-    y, moments = driver.forward(
-        rows, function, layer, keep, relu, by_sample=given is not None
-    )
-    return y, moments, batch
+    pools_batch = given is None and 'bn' in switch.statistics
+    if keep and given is None or pools_batch:
+        numbers = function_address('switch_forward')
+        y, moments = driver.forward(rows, numbers, layer, keep, relu)
+        return y, moments, batch
+    common = function_address('switch_common')
+    numbers = function_address('switch_forward_some')
+    y = driver.forward_by_sample(rows, common, numbers, layer, relu)
+    return y, None, batch
 
 
 def differentiate(

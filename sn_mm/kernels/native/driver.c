@@ -37,36 +37,89 @@ typedef struct {
   expect_output *expect;
 } sweeps;
 
-/* From moments (2, N, C) to near, scale and shift (3, N, C). */
-typedef void forward_numbers(void *of, int64_t samples, const double *moments,
-                             float *factors);
+/* From moments (2, N, C) to near, scale and shift (3, N, C), for samples from
+ * the `first` one on. */
+typedef void forward_numbers(void *of, int64_t first, int64_t samples,
+                             const double *moments, float *factors);
+/* What the numbers of all samples have in common. */
+typedef void common_numbers(void *of);
 /* From moments and sums (2, N, C) to scale, slope and shift (3, N, C). */
 typedef void backward_numbers(void *of, const double *moments,
                               const double *sums, float *factors);
 
-/* y, and the moments of x if somebody wants them, `block` samples at a time:
- * what is normalized with may not depend on other blocks, whose second sweep
- * finds x in the cache. Moments are of the whole batch only. A sample has
- * `bytes`. Scratch: 2 doubles and 3 floats for each row of a block. */
+/* What the forward passes below share. */
+typedef struct {
+  const sweeps *use;
+  const char *x;
+  char *y;
+  int64_t channels, size, last;
+  int64_t bytes; /* of a sample */
+  forward_numbers *numbers;
+  void *of;
+  int64_t relu;
+} forward_pass;
+
+/* Samples [first, first + count). Scratch: 3 floats for each row. */
+static void normalize(const forward_pass *p, int64_t first, int64_t count,
+                      double *moments, float *factors, int64_t threads) {
+  const int64_t rows = count * p->channels, at = first * p->bytes;
+  p->use->moments(p->x + at, count, p->channels, p->size, p->last, moments,
+                  threads);
+  p->numbers(p->of, first, count, moments, factors);
+  p->use->affine(p->x + at, count, p->channels, p->size, p->last, factors,
+                 factors + rows, factors + 2 * rows, p->relu, p->y + at,
+                 threads);
+}
+
+/* y, and the moments of x if somebody wants them. A sample has `bytes`.
+ * Scratch: 2 doubles and 3 floats for each row. */
 void driver_forward(const sweeps *use, const void *x, int64_t samples,
                     int64_t channels, int64_t size, int64_t last,
-                    int64_t block, int64_t bytes, double *moments,
-                    forward_numbers *numbers, void *of, int64_t relu, void *y,
-                    double *scratch, int64_t threads) {
-  if (block < samples) /* a sweep over all of them says so itself */
-    use->expect(y, samples * bytes);
-  for (int64_t start = 0; start < samples; start += block) {
-    const int64_t n = samples - start < block ? samples - start : block;
-    const int64_t rows = n * channels;
-    const char *in = (const char *)x + start * bytes;
-    char *out = (char *)y + start * bytes;
-    float *factors = (float *)(scratch + 2 * rows);
-    double *own = moments ? moments : scratch;
-    use->moments(in, n, channels, size, last, own, threads);
-    numbers(of, n, own, factors);
-    use->affine(in, n, channels, size, last, factors, factors + rows,
-                factors + 2 * rows, relu, out, threads);
+                    int64_t bytes, double *moments, forward_numbers *numbers,
+                    void *of, int64_t relu, void *y, double *scratch,
+                    int64_t threads) {
+  const forward_pass pass = {use,   x,       y,  channels, size, last,
+                             bytes, numbers, of, relu};
+  float *factors = (float *)(scratch + 2 * samples * channels);
+  normalize(&pass, 0, samples, moments ? moments : scratch, factors, threads);
+}
+
+/* Blocks [first, end) of `block` samples, one after the other. */
+static void normalize_blocks(const forward_pass *p, int64_t first, int64_t end,
+                             int64_t block, int64_t samples, double *scratch,
+                             int64_t threads) {
+  float *factors = (float *)(scratch + 2 * block * p->channels);
+  for (int64_t i = first; i < end; i++) {
+    const int64_t start = i * block, rest = samples - start;
+    normalize(p, start, rest < block ? rest : block, scratch, factors,
+              threads);
   }
+}
+
+/* y, `block` samples at a time, whose second sweep finds x in the cache: what
+ * a sample is normalized with may not depend on others. `workers` threads
+ * take blocks of their own; if that is one, `threads` share each block.
+ * Scratch: 2 doubles and 3 floats for each row of a block, for each worker. */
+void driver_forward_blocks(const sweeps *use, const void *x, int64_t samples,
+                           int64_t channels, int64_t size, int64_t last,
+                           int64_t bytes, int64_t block,
+                           common_numbers *common, forward_numbers *numbers,
+                           void *of, int64_t relu, void *y, double *scratch,
+                           int64_t workers, int64_t threads) {
+  const forward_pass pass = {use,   x,       y,  channels, size, last,
+                             bytes, numbers, of, relu};
+  const int64_t blocks = (samples + block - 1) / block;
+  common(of);
+  if (blocks > 1) /* a sweep over all of them says so itself */
+    use->expect(y, samples * bytes);
+  if (workers == 1) { /* in a region of one thread, others would be new ones */
+    normalize_blocks(&pass, 0, blocks, block, samples, scratch, threads);
+    return;
+  }
+#pragma omp parallel for schedule(static) num_threads((int)workers)
+  for (int64_t i = 0; i < workers; i++)
+    normalize_blocks(&pass, i * blocks / workers, (i + 1) * blocks / workers,
+                     block, samples, scratch + i * 4 * block * channels, 1);
 }
 
 /* dx, if it is wanted, and whatever else the numbers give. Without moments
@@ -92,7 +145,7 @@ void driver_backward(const sweeps *use, const void *dy, const void *x,
     use->moments(x, samples, channels, size, last, scratch, threads);
   if (!moments) moments = scratch;
   if (gate) {
-    gate(of, samples, moments, forward);
+    gate(of, 0, samples, moments, forward);
     gate_scale = forward + rows;
     gate_shift = forward + 2 * rows;
   }

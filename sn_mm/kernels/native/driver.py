@@ -23,25 +23,17 @@ _SHAPE = (_I, _I, _I, _I)
 _library = Library(
     Path(__file__).with_name('driver.c'),
     {
-        'driver_forward': (
-            _P,
-            _P,
-            *_SHAPE,
-            _I,
-            _I,
-            _P,
-            _P,
-            _P,
-            _I,
-            _P,
-            _P,
-            _I,
+        'driver_forward': (_P, _P, *_SHAPE, *(_I, _P, _P, _P, _I, _P, _P, _I)),
+        'driver_forward_blocks': (
+            *(_P, _P, *_SHAPE),
+            *(_I, _I, _P, _P, _P, _I, _P, _P, _I, _I),
         ),
         'driver_backward': (_P, _P, _P, *_SHAPE, _P, _P, _P, _P, _P, _P, _I),
     },
     ('-O2',),
 )
 _CACHE = 1 << 19  # bytes that stay in a second-level cache, with output
+_BLOCKS_EACH = 4  # at least, for threads that take blocks of their own
 _SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine', 'expect')
 
 
@@ -51,12 +43,7 @@ def why_not() -> str | None:
 
 
 def forward(
-    rows: Rows,
-    numbers: int,
-    of: ctypes.Structure,
-    keep: bool,
-    relu: bool,
-    by_sample: bool,
+    rows: Rows, numbers: int, of: ctypes.Structure, keep: bool, relu: bool
 ) -> tuple[Tensor, Tensor | None]:
     """y, and the moments (2, N, C) of x, float64, with ``keep``.
 
@@ -65,21 +52,13 @@ def forward(
         numbers: address of a ``forward_numbers`` of driver.c.
         of: its first argument.
         relu: max(y, 0).
-        by_sample: a sample's numbers depend on no other's; with it, moments
-            cannot be kept.
     """
     y = torch.empty_like(rows.data)
-    moments = None
-    if keep and not by_sample:
-        moments = doubles(2, rows.samples, rows.channels)
-    _, n, c, size, _ = rows.x
-    sample = c * size * y.element_size()
-    block = max(1, min(n, _CACHE // sample)) if by_sample else n
+    moments = doubles(2, rows.samples, rows.channels) if keep else None
     _library.get().driver_forward(
         _sweeps(rows.library),
         *rows.x,
-        block,
-        sample,
+        _sample_bytes(rows),
         None if moments is None else moments.data_ptr(),
         numbers,
         ctypes.addressof(of),
@@ -89,6 +68,44 @@ def forward(
         thread_count(),
     )
     return y, moments
+
+
+def forward_by_sample(
+    rows: Rows,
+    common: int,
+    numbers: int,
+    of: ctypes.Structure,
+    relu: bool,
+) -> Tensor:
+    """y, where a sample's numbers depend on no other sample's.
+
+    Args:
+        common: address of a ``common_numbers`` of driver.c, which is called
+            once.
+        numbers: of a ``forward_numbers``, called for some samples at a time,
+            and by several threads at once.
+        others: as for :func:`forward`.
+    """
+    y = torch.empty_like(rows.data)
+    sample, threads = _sample_bytes(rows), thread_count()
+    block = max(1, min(rows.samples, _CACHE // sample))
+    apart = rows.samples >= _BLOCKS_EACH * block * threads
+    workers = threads if apart and sample <= _CACHE else 1
+    _library.get().driver_forward_blocks(
+        _sweeps(rows.library),
+        *rows.x,
+        sample,
+        block,
+        common,
+        numbers,
+        ctypes.addressof(of),
+        relu,
+        y.data_ptr(),
+        scratch('rows', 4 * workers * block * rows.channels),
+        workers,
+        threads,
+    )
+    return y
 
 
 def backward(
@@ -123,6 +140,11 @@ def backward(
         thread_count(),
     )
     return dx
+
+
+def _sample_bytes(rows: Rows) -> int:
+    _, _, c, size, _ = rows.x
+    return c * size * rows.data.element_size()
 
 
 @functools.cache

@@ -19,6 +19,8 @@
 #include "values.h"
 
 #define BLOCK 1024
+/* Rows of so many values are summed by fours. */
+#define SHORT 64
 
 /* -- the last values of a row -------------------------------------------- */
 
@@ -43,11 +45,12 @@ INLINE lanes load_last(const value *row, int64_t size) {
 /* -- moments ------------------------------------------------------------- */
 
 /* A value near the mean of a block, of which it costs next to nothing: no
- * farther from it than eight standard deviations of 1024 values, which
- * squared is small beside what float32 resolves. */
+ * farther from it than eight to twelve standard deviations, which squared is
+ * small beside what float32 resolves. */
 INLINE float near_mean(const value *x, int64_t size) {
-  if (size >= LANES) return total(load(x)) / LANES;
-  return total(load_few(x, size)) / size;
+  if (size < LANES) return load_few(x, size)[0];
+  const lanes first = load(x);
+  return size <= SHORT ? first[0] : total(first) / LANES;
 }
 
 /* Two sums. Sweeps keep two pairs and add to them in turn, since an addition
@@ -60,11 +63,16 @@ INLINE pair add(pair t, lanes first, lanes second) {
   return (pair){t.first + first, t.second + second};
 }
 
-INLINE pair add_square(pair t, lanes d) { return add(t, d, d * d); }
+/* Add a, and a * b. */
+INLINE pair add_times(pair t, lanes a, lanes b) {
+  return (pair){t.first + a, multiply_add(a, b, t.second)};
+}
 
-/* Sums of d and d * d, d = x - near, over a block. */
-INLINE void block_squares(const value *x, int64_t size, float near,
-                          int64_t ahead, float *sum, float *square) {
+INLINE pair add_square(pair t, lanes d) { return add_times(t, d, d); }
+
+/* Sums of d and d * d, d = x - near, over a block, lane by lane. */
+INLINE pair block_squares(const value *x, int64_t size, float near,
+                          int64_t ahead) {
   pair even = {0}, odd = {0};
   int64_t i = 0;
   for (; i + 2 * LANES <= size; i += 2 * LANES) {
@@ -78,19 +86,15 @@ INLINE void block_squares(const value *x, int64_t size, float near,
   }
   if (i < size)
     odd = add_square(odd, keep(unseen(size, i), load_last(x, size) - near));
-  even = add(even, odd.first, odd.second);
-  *sum = total(even.first);
-  *square = total(even.second);
+  return add(even, odd.first, odd.second);
 }
 
-/* Mean and biased variance of a row of one block. */
-INLINE void short_moments(const value *x, int64_t size, int64_t ahead,
-                          double *mean, double *var) {
-  const float near = near_mean(x, size);
-  const double part = 1. / size;
-  float sum, square;
-  block_squares(x, size, near, ahead, &sum, &square);
-  const double offset = sum * part, squares = square - sum * offset;
+/* Mean and biased variance of a block, from near and the sums of x - near and
+ * of its squares. */
+INLINE void finish_block(double near, double sum, double square, int64_t size,
+                         double *mean, double *var) {
+  const double part = 1. / size, offset = sum * part;
+  const double squares = square - sum * offset;
   *mean = near + offset;
   *var = squares < 0 ? 0 : squares * part; /* rounding; NaN stays NaN */
 }
@@ -100,15 +104,17 @@ INLINE void short_moments(const value *x, int64_t size, int64_t ahead,
 INLINE void row_moments(const value *x, int64_t size, int64_t ahead,
                         double *mean, double *var) {
   if (size <= BLOCK) {
-    short_moments(x, size, ahead, mean, var);
+    const float near = near_mean(x, size);
+    const pair t = block_squares(x, size, near, ahead);
+    finish_block(near, total(t.first), total(t.second), size, mean, var);
     return;
   }
   double m = near_mean(x, BLOCK), squares = 0;
   for (int64_t start = 0; start < size;) {
     const int64_t n = smaller(BLOCK, size - start);
     const float near = m;
-    float sum, square;
-    block_squares(x + start, n, near, ahead, &sum, &square);
+    const pair t = block_squares(x + start, n, near, ahead);
+    const float sum = total(t.first), square = total(t.second);
     const double offset = (double)sum / n;
     const double delta = near + offset - m;
     const double share = start ? (double)n / (start + n) : 1.;
@@ -141,41 +147,80 @@ INLINE lanes passed(lanes dy, lanes x, line gate) {
  * dy * (x - near), to both sums. */
 INLINE pair add_product(pair t, lanes dy, lanes x, line gate, int gated) {
   if (gated) dy = passed(dy, x, gate);
-  return add(t, dy, dy * (x - gate.near));
+  return add_times(t, dy, x - gate.near);
 }
 
-/* Sums of dy and of dy * (x - near) over a row. */
+/* Sums of dy and of dy * (x - near) over a block, lane by lane. */
+INLINE pair block_products(const value *dy, const value *x, int64_t size,
+                           line gate, int gated, int64_t ahead) {
+  pair even = {0}, odd = {0};
+  int64_t i = 0;
+  for (; i + 2 * LANES <= size; i += 2 * LANES) {
+    fetch_two(dy + i + ahead);
+    fetch_two(x + i + ahead);
+    even = add_product(even, load(dy + i), load(x + i), gate, gated);
+    odd = add_product(odd, load(dy + i + LANES), load(x + i + LANES), gate,
+                      gated);
+  }
+  if (i + LANES <= size) {
+    even = add_product(even, load(dy + i), load(x + i), gate, gated);
+    i += LANES;
+  }
+  if (i < size) {
+    const pair last = add_product((pair){0}, load_last(dy, size),
+                                  load_last(x, size), gate, gated);
+    const mask rest = unseen(size, i);
+    odd = add(odd, keep(rest, last.first), keep(rest, last.second));
+  }
+  return add(even, odd.first, odd.second);
+}
+
+/* The same over a row. */
 INLINE void row_products(const value *dy, const value *x, int64_t size,
                          line gate, int gated, int64_t ahead, double *sum,
                          double *product) {
   double s0 = 0, s1 = 0;
   for (int64_t start = 0; start < size; start += BLOCK) {
     const int64_t n = smaller(BLOCK, size - start);
-    const value *g = dy + start, *v = x + start;
-    pair even = {0}, odd = {0};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-      fetch_two(g + i + ahead);
-      fetch_two(v + i + ahead);
-      even = add_product(even, load(g + i), load(v + i), gate, gated);
-      odd = add_product(odd, load(g + i + LANES), load(v + i + LANES), gate,
-                        gated);
-    }
-    if (i + LANES <= n) {
-      even = add_product(even, load(g + i), load(v + i), gate, gated);
-      i += LANES;
-    }
-    if (i < n) {
-      const pair last = add_product((pair){0}, load_last(g, n),
-                                    load_last(v, n), gate, gated);
-      const mask rest = unseen(n, i);
-      odd = add(odd, keep(rest, last.first), keep(rest, last.second));
-    }
-    s0 += total(even.first + odd.first);
-    s1 += total(even.second + odd.second);
+    const pair t =
+        block_products(dy + start, x + start, n, gate, gated, ahead);
+    s0 += total(t.first);
+    s1 += total(t.second);
   }
   *sum = s0;
   *product = s1;
+}
+
+/* Sums of d, d * d, dy and dy * d, d = x - near, over a block. */
+INLINE void block_remeasure(const value *dy, const value *x, int64_t size,
+                            float near, int64_t ahead, pair *squares,
+                            pair *products) {
+  pair s = {0}, p = {0};
+  int64_t i = 0;
+  for (; i + 2 * LANES <= size; i += 2 * LANES) {
+    fetch_two(dy + i + ahead);
+    fetch_two(x + i + ahead);
+    for (int64_t j = i; j < i + 2 * LANES; j += LANES) {
+      const lanes d = load(x + j) - near, g = load(dy + j);
+      s = add_square(s, d);
+      p = add_times(p, g, d);
+    }
+  }
+  if (i + LANES <= size) {
+    const lanes d = load(x + i) - near, g = load(dy + i);
+    s = add_square(s, d);
+    p = add_times(p, g, d);
+    i += LANES;
+  }
+  if (i < size) {
+    const mask rest = unseen(size, i);
+    const lanes d = keep(rest, load_last(x, size) - near);
+    const lanes g = keep(rest, load_last(dy, size));
+    s = add_square(s, d);
+    p = add_times(p, g, d);
+  }
+  *squares = s;
+  *products = p;
 }
 
 /* row_moments, and row_products about the mean as a float, in one sweep. */
@@ -189,39 +234,93 @@ INLINE void row_remeasure(const value *dy, const value *x, int64_t size,
     return;
   }
   const float near = near_mean(x, size);
-  const double part = 1. / size;
-  pair squares = {0}, products = {0};
-  int64_t i = 0;
-  for (; i + 2 * LANES <= size; i += 2 * LANES) {
-    fetch_two(dy + i + ahead);
-    fetch_two(x + i + ahead);
-    for (int64_t j = i; j < i + 2 * LANES; j += LANES) {
-      const lanes d = load(x + j) - near, g = load(dy + j);
-      squares = add_square(squares, d);
-      products = add(products, g, g * d);
-    }
-  }
-  if (i + LANES <= size) {
-    const lanes d = load(x + i) - near, g = load(dy + i);
-    squares = add_square(squares, d);
-    products = add(products, g, g * d);
-    i += LANES;
-  }
-  if (i < size) {
-    const mask rest = unseen(size, i);
-    const lanes d = keep(rest, load_last(x, size) - near);
-    const lanes g = keep(rest, load_last(dy, size));
-    squares = add_square(squares, d);
-    products = add(products, g, g * d);
-  }
+  pair squares, products;
+  block_remeasure(dy, x, size, near, ahead, &squares, &products);
   const four t =
       totals(squares.first, squares.second, products.first, products.second);
-  const double offset = t[0] * part;
-  const double about_mean = t[1] - t[0] * offset;
-  *mean = near + offset;
-  *var = about_mean < 0 ? 0 : about_mean * part;
+  finish_block(near, t[0], t[1], size, mean, var);
   *sum = t[2];
   *product = t[3] - ((float)*mean - (double)near) * t[2];
+}
+
+/* -- four short rows at once --------------------------------------------- */
+
+/* The last additions of a short row, and what follows them, take as long as
+ * all others: those of four rows are done side by side. There may be fewer
+ * than four `rows`: the last one then stands in for those behind it. */
+
+INLINE const value *row_at(const value *x, int64_t size, int64_t rows, int r) {
+  return x + smaller(r, rows - 1) * size;
+}
+
+INLINE void store_rows(double *out, four_doubles v, int64_t rows) {
+  if (rows == 4)
+    memcpy(out, &v, sizeof v);
+  else
+    for (int64_t r = 0; r < rows; r++) out[r] = v[r];
+}
+
+/* The totals of four rows. */
+INLINE four_doubles row_totals(const lanes *sums) {
+  return widen_four(totals(sums[0], sums[1], sums[2], sums[3]));
+}
+
+/* From sums of x - near and of its squares to means and biased variances. */
+INLINE void finish_moments(four_doubles near, four_doubles sum,
+                           four_doubles square, int64_t size,
+                           four_doubles *mean, four_doubles *var) {
+  const double part = 1. / size;
+  const four_doubles offset = sum * part, about = square - sum * offset;
+  *mean = near + offset;
+  /* below 0 by rounding; NaN stays NaN */
+  *var = (four_doubles)((four_masks)(about * part) & ~(about < 0));
+}
+
+INLINE void short_moments(const value *x, int64_t size, int64_t rows,
+                          int64_t ahead, double *mean, double *var) {
+  lanes sums[4], squares[4];
+  four near;
+  four_doubles m, v;
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; r++) {
+    const value *row = row_at(x, size, rows, r);
+    near[r] = near_mean(row, size);
+    const pair t = block_squares(row, size, near[r], ahead);
+    sums[r] = t.first;
+    squares[r] = t.second;
+  }
+  finish_moments(widen_four(near), row_totals(sums), row_totals(squares), size,
+                 &m, &v);
+  store_rows(mean, m, rows);
+  store_rows(var, v, rows);
+}
+
+INLINE void short_remeasure(const value *dy, const value *x, int64_t size,
+                            int64_t rows, int64_t ahead, double *mean,
+                            double *var, double *sum, double *product) {
+  lanes sums[4], squares[4], of_dy[4], products[4];
+  four near;
+  four_doubles m, v;
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; r++) {
+    const value *row = row_at(x, size, rows, r);
+    pair s, p;
+    near[r] = near_mean(row, size);
+    block_remeasure(row_at(dy, size, rows, r), row, size, near[r], ahead, &s,
+                    &p);
+    sums[r] = s.first;
+    squares[r] = s.second;
+    of_dy[r] = p.first;
+    products[r] = p.second;
+  }
+  const four_doubles centre = widen_four(near), total_dy = row_totals(of_dy);
+  finish_moments(centre, row_totals(sums), row_totals(squares), size, &m, &v);
+  const four_doubles about = widen_four(__builtin_convertvector(m, four));
+  store_rows(mean, m, rows);
+  store_rows(var, v, rows);
+  store_rows(sum, total_dy, rows);
+  store_rows(product, row_totals(products) - (about - centre) * total_dy,
+             rows);
 }
 
 /* -- writing ------------------------------------------------------------- */

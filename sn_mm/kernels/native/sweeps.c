@@ -111,6 +111,12 @@ INLINE void chunk_moments(layout in, chunk at, double *mean, double *var) {
     column_moments(&at.columns, ahead, mean, var);
     return;
   }
+  if (size <= SHORT) {
+    for (int64_t r = 0; r < at.width; r += 4)
+      short_moments(at.x + r * size, size, smaller(4, at.width - r), ahead,
+                    mean + r, var + r);
+    return;
+  }
   for (int64_t r = 0; r < at.width; r++)
     row_moments(at.x + r * size, size, ahead, mean + r, var + r);
 }
@@ -192,6 +198,13 @@ INLINE void chunk_remeasure(layout in, chunk at, double *mean, double *var,
     column_moments(&at.columns, ahead, mean, var);
     for (int64_t e = 0; e < at.width; e++) near[e] = mean[e];
     column_products(&at.columns, near, NULL, NULL, 0, ahead, sum, product);
+    return;
+  }
+  if (size <= SHORT) {
+    for (int64_t r = 0; r < at.width; r += 4)
+      short_remeasure(at.dy + r * size, at.x + r * size, size,
+                      smaller(4, at.width - r), ahead, mean + r, var + r,
+                      sum + r, product + r);
     return;
   }
   for (int64_t r = 0; r < at.width; r++)
@@ -331,8 +344,8 @@ static int64_t piece_for(int64_t values, int threads) {
   return share < BUFFER ? BUFFER : smaller(share, PIECE);
 }
 
-/* From the end: the sweep before went from the start, and what it read last
- * is still in the caches. */
+/* Every thread from the end of its share, which it also read in the sweep
+ * before: what it read last is still in its caches. */
 static void write_all(layout in, const recipe *how, value *out,
                       int64_t most_threads) {
   const int64_t values = values_of(in),
@@ -343,10 +356,10 @@ static void write_all(layout in, const recipe *how, value *out,
   const int64_t piece = past_caches ? BUFFER : piece_for(values, threads);
   const int64_t pieces = (values + piece - 1) / piece;
   sweeps_expect(out, bytes);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-#pragma omp for schedule(static)
-    for (int64_t i = pieces - 1; i >= 0; i--) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < threads; t++) {
+    const int64_t first = t * pieces / threads;
+    for (int64_t i = (t + 1) * pieces / threads - 1; i >= first; i--) {
       const int64_t start = i * piece, n = smaller(piece, values - start);
       if (how->relu)
         make_piece(in, how, start, n, past_caches, 1, out);

@@ -221,7 +221,24 @@ INLINE void finish_streams(void) {
 
 /* -- sums ---------------------------------------------------------------- */
 
+/* a * b + c, rounded once where there is an instruction for it. */
+INLINE lanes multiply_add(lanes a, lanes b, lanes c) {
+#if LANES == 16
+  return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 typedef float four __attribute__((vector_size(16)));
+typedef double four_doubles __attribute__((vector_size(32)));
+typedef int64_t four_masks __attribute__((vector_size(32)));
+
+INLINE four_doubles widen_four(four v) {
+  return __builtin_convertvector(v, four_doubles);
+}
 
 INLINE four quarter(lanes v, int i) {
   four q[LANES / 4];
