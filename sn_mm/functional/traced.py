@@ -22,6 +22,8 @@ _is_compiling = getattr(_compiler, 'is_compiling', None) or (
     lambda: torch._dynamo.is_compiling()
 )
 _is_exporting = getattr(_compiler, 'is_exporting', lambda: False)
+# half of torch.jit.is_tracing's time; no compiler can follow it
+_is_tracing = torch._C._is_tracing
 # the transforms of torch.func that are active, innermost last, or None
 _transforms = torch._C._functorch.peek_interpreter_stack
 # autograd's batches of gradients, which are no transform
@@ -43,12 +45,15 @@ def is_traced(x: Tensor) -> bool:
 
 def are_batched(gradients: Iterable[Tensor | None]) -> bool:
     """Whether each stands for many, as with ``is_grads_batched``."""
-    return any(t is not None and _is_batched(t) for t in gradients)
+    for t in gradients:
+        if t is not None and _is_batched(t):
+            return True
+    return False
 
 
 def is_recorded() -> bool:
     """Whether a compiler or an exporter records operations."""
-    return _is_compiling() or torch.jit.is_tracing()
+    return _is_compiling() or _is_tracing()
 
 
 def leaves_torch() -> bool:

@@ -151,7 +151,8 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
-        check_matrices(self, input)
+        if self.shapes():
+            check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
         try:
@@ -459,9 +460,9 @@ class RowNorm(_InstanceNorm):
             if t is not None and tuple(t.shape) != wanted:
                 self._refuse_shape(name, t, wanted)
         buffers = self._buffers
-        named = [(name, self.own_tensor(name)) for name in ('weight', 'bias')]
-        named += [(name, buffers.get(name)) for name in self.running_names]
-        for name, t in named:
+        for name in ('weight', 'bias', *self.running_names):
+            tracked = name in self.running_names
+            t = buffers.get(name) if tracked else self.own_tensor(name)
             if t is not None and t.numel() != channels:
                 if name not in own_shapes:
                     self._refuse_shape(name, t, (channels,))

@@ -158,9 +158,10 @@ class SwitchNorm(HardRatios, RowNorm):
             running=running,
             process_group=self.resolved_group(),
         )
-        mean_weight, var_weight = (
-            pick_ratios(w, used) for w in self._ratio_weights(x)
-        )
+        mean_weight, var_weight = self._ratio_weights(x)
+        if len(used) < len(self.statistics):
+            mean_weight = pick_ratios(mean_weight, used)
+            var_weight = pick_ratios(var_weight, used)
         result = normalize_rows(
             x,
             rule,

@@ -81,7 +81,8 @@ class Library:
 
     def why_not(self) -> str | None:
         """Why there is no library, in a sentence; None where there is."""
-        return None if self.get() is not None else self._reason
+        loaded = self._loaded is not None or self.get() is not None
+        return None if loaded else self._reason
 
     def command(self) -> list[str]:
         """Compiler and flags, for reports; empty without a compiler."""
