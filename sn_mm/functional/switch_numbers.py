@@ -155,7 +155,8 @@ class NativeSwitch(SwitchNumbers):
         if rows is None:
             return super().normalize(sweeps, x, params, relu)
         self._is_driven = True
-        given = self._given()
+        pools = 'bn' in self.switch.statistics
+        given = self.rule.running if pools else None
         y, moments, batch = switch_driven.normalize(
             self.switch,
             rows,
@@ -165,9 +166,8 @@ class NativeSwitch(SwitchNumbers):
             relu,
         )
         if given is not None:
-            return y, moments, (), (given,)
-        extras = (batch,) if 'bn' in self.rule.statistics else ()
-        return y, moments, extras, ()
+            return y, moments, (), (batch,)
+        return y, moments, (batch,) if pools else (), ()
 
     def differentiate(
         self, sweeps, dy, x, moments, params, brought, d_extras, needs, relu
@@ -201,13 +201,6 @@ class NativeSwitch(SwitchNumbers):
             relu,
         )
         return d_x, self._wanted(d_params, params, needs[1:])
-
-    def _given(self) -> Tensor | None:
-        """(2, 1, C), float64, where 'bn' has given moments."""
-        running = self.rule.running
-        if running is None or 'bn' not in self.switch.statistics:
-            return None
-        return torch.stack(running).double().unsqueeze(1)
 
 
 class TritonSwitch(SwitchNumbers):

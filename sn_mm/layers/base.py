@@ -349,10 +349,10 @@ class RowNorm(_InstanceNorm):
             return None
         if self.training and not self.bn_eval:
             return None
-        return tuple(
-            t.detach() if t.requires_grad else t
-            for t in (self.running_mean, self.running_var)
-        )
+        mean, var = self.running_mean, self.running_var
+        if mean.requires_grad or var.requires_grad:
+            mean, var = mean.detach(), var.detach()
+        return mean, var
 
     def track(self, x: Tensor, batch: Tensor) -> None:
         """Move the running statistics, in training, towards the batch's.

@@ -40,6 +40,7 @@ typedef struct {
   double size;                           /* S, positions of a row */
   const float *mean_weight, *var_weight; /* (G, K) */
   const float *weight, *bias;            /* (C,) or NULL */
+  const float *running_mean, *running_var; /* (C,), to be BN's, or NULL */
   const double *moments;                 /* (2, N, C) */
   double *ln_pool, *bn_pool, *gn_pool;   /* (2, N), (2, C), (2, N, groups) */
   double *ln_grad, *bn_grad, *gn_grad;   /* sums over the pooled rows */
@@ -56,6 +57,7 @@ const int64_t switch_fields[] = {
     FIELD(given),      FIELD(threads),      FIELD(eps),
     FIELD(bessel),     FIELD(size),         FIELD(mean_weight),
     FIELD(var_weight), FIELD(weight),       FIELD(bias),
+    FIELD(running_mean), FIELD(running_var),
     FIELD(moments),    FIELD(ln_pool),      FIELD(bn_pool),
     FIELD(gn_pool),    FIELD(ln_grad),      FIELD(bn_grad),
     FIELD(gn_grad),    FIELD(ratios),       FIELD(by_channel)};
@@ -307,6 +309,11 @@ static inline void mix(const layer *l, chunk at, int64_t moment,
 
 /* What all rows are mixed with: needs BN's moments. */
 void switch_common(const layer *l) {
+  const int64_t c = l->channels;
+  for (int64_t i = 0; l->running_mean && i < c; i++) {
+    l->bn_pool[i] = l->running_mean[i];
+    l->bn_pool[c + i] = l->running_var[i];
+  }
   make_ratios(l);
   make_channel_arrays(l);
 }

@@ -13,7 +13,7 @@ from ..native import driver
 from ..native.sweeps import Rows, thread_count
 from ..native.tensors import doubles
 from . import switch_native
-from .switch_layer import Params, Plan, place_batch, plan
+from .switch_layer import Params, Plan, place_batch, place_running, plan
 from .switch_native import function_address
 from .switch_settings import Switch
 
@@ -27,7 +27,7 @@ def normalize(
     switch: Switch,
     rows: Rows,
     params: Params,
-    given: Tensor | None,
+    given: tuple[Tensor, Tensor] | None,
     keep: bool,
     relu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -38,23 +38,24 @@ def normalize(
         rows: x as C reads it.
         params: mean_weight, var_weight, weight and bias, see
             :func:`sn_mm.kernels.fused.switch_native.forward`.
-        given: (2, 1, C), float64, mean and variance in place of the batch's
-            for 'bn'.
+        given: mean and variance (C,) in place of the batch's for 'bn'.
         keep: return the moments of x too, unless with ``given``. Without
             them, where nothing is pooled over the batch, samples are done
             one after the other, while they are in the cache.
         relu: max(y, 0).
 
     Returns:
-        y; the moments (2, N, C) or None; the batch's (2, 1, C), float64, or
-        ``given``.
+        y; the moments (2, N, C) or None; the moments of 'bn', the batch's or
+        those given, (2, 1, C), float64.
     """
     kept: list[Tensor] = []
-    layer = _plan(switch, rows, params, given).forward(params, kept)
-    batch = doubles(2, 1, rows.channels) if given is None else given
-    place_batch(layer, batch, kept)
-    pools_batch = given is None and 'bn' in switch.statistics
-    if keep and given is None or pools_batch:
+    planned = _plan(switch, rows, params, given is not None)
+    layer = planned.forward(params, kept)
+    batch = doubles(2, 1, rows.channels)
+    layer.bn_pool = batch.data_ptr()
+    if given is not None:
+        place_running(layer, given, kept)
+    elif keep or 'bn' in switch.statistics:
         numbers = function_address('switch_forward')
         y, moments = driver.forward(rows, numbers, layer, keep, relu)
         return y, moments, batch
@@ -80,10 +81,11 @@ def differentiate(
     Args:
         rows: dy and x as C reads them.
         moments: what :func:`normalize` kept.
+        given: the moments of 'bn' that it returned, if they were given.
         others: as for :func:`normalize`.
     """
     kept: list[Tensor] = []
-    planned = _plan(switch, rows, params, given)
+    planned = _plan(switch, rows, params, given is not None)
     numbers, d_params = planned.backward(params, kept)
     if given is not None:
         place_batch(numbers.of, given, kept)
@@ -93,9 +95,7 @@ def differentiate(
     return d_x, d_params
 
 
-def _plan(
-    switch: Switch, rows: Rows, params: Params, given: Tensor | None
-) -> Plan:
+def _plan(switch: Switch, rows: Rows, params: Params, given: bool) -> Plan:
     _, n, c, size, _ = rows.x
     logits = tuple(params[0].shape)
-    return plan(switch, n, c, size, logits, given is not None, thread_count())
+    return plan(switch, n, c, size, logits, given, thread_count())

@@ -49,6 +49,8 @@ class Layer(ctypes.Structure):
         ('var_weight', _P),
         ('weight', _P),
         ('bias', _P),
+        ('running_mean', _P),
+        ('running_var', _P),
         ('moments', _P),
         ('ln_pool', _P),
         ('bn_pool', _P),
@@ -215,6 +217,25 @@ def place_batch(layer: Layer, batch: Tensor, kept: list[Tensor]) -> None:
         (rows, 1, layer.channels),
         "the pooled 'bn'",
         kept,
+    )
+
+
+def place_running(
+    layer: Layer, running: tuple[Tensor, Tensor], kept: list[Tensor]
+) -> None:
+    """Have these written where the layer's moments of 'bn' are.
+
+    Args:
+        running: mean and variance, (C,).
+        others: as for :meth:`Plan.forward`.
+
+    Raises:
+        ValueError, TypeError: see :func:`checked_address`.
+    """
+    rows, of, (mean, var) = (layer.channels,), checked_address, running
+    layer.running_mean = of(mean, torch.float32, rows, 'the given mean', kept)
+    layer.running_var = of(
+        var, torch.float32, rows, 'the given variance', kept
     )
 
 

@@ -37,7 +37,7 @@ def make(shape, statistics=ALL, sets=1):
 def wanted(switch, x, dy, params, given=None, relu=False):
     """y and the gradients of x and of the parameters."""
     leaves = [t.double().requires_grad_() for t in (x, *params)]
-    running = () if given is None else given.double().squeeze(1).unbind()
+    running = () if given is None else [t.double() for t in given]
     y = switchable_norm_reference(
         *leaves,
         *running,
@@ -55,8 +55,9 @@ def got(switch, x, dy, params, given=None, relu=False, keep=True):
         switch, rows, params, given, keep, relu
     )
     assert (moments is None) is not keep or given is not None
+    rows, constant = Rows.from_tensor(x, dy), None if given is None else batch
     d_x, d_params = switch_driven.differentiate(
-        switch, Rows.from_tensor(x, dy), moments, params, given, True, relu
+        switch, rows, moments, params, constant, True, relu
     )
     return [y, d_x, *d_params], batch
 
@@ -84,11 +85,12 @@ def test_given_moments_and_relu(statistics, relu):
     switch, x, dy, params = make((4, CHANNELS, 7, 3), statistics)
     given = None
     if 'bn' in statistics:
-        given = torch.rand(2, 1, CHANNELS).double() + 0.5
+        given = tuple(torch.rand(2, CHANNELS) + 0.5)
     found, batch = got(switch, x, dy, params, given, relu)
     for a, b in zip(found, wanted(switch, x, dy, params, given, relu)):
         assert relative_error(a, b) < TOLERANCE
-    assert batch is given or given is None
+    if given is not None:
+        assert batch[:, 0].equal(torch.stack(given).double())
 
 
 def test_parameters_of_other_shapes_are_refused():
