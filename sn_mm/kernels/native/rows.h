@@ -27,14 +27,10 @@
 /* The last `size % LANES` values of a row come as a full group that ends with
  * the row, and of which only those not yet seen count. A row shorter than a
  * group comes with zeros behind it. */
-static const int32_t counts[3 * LANES] = {[LANES... 2 * LANES - 1] = -1};
 
 /* Which lanes of load_last() are values number `seen` and later. */
 INLINE mask unseen(int64_t size, int64_t seen) {
-  mask which;
-  memcpy(&which, counts + (size < LANES ? 2 * LANES - size : size - seen),
-         sizeof which);
-  return which;
+  return size < LANES ? first_lanes(size) : mask_at(size - seen);
 }
 
 INLINE lanes load_last(const value *row, int64_t size) {
@@ -45,12 +41,11 @@ INLINE lanes load_last(const value *row, int64_t size) {
 /* -- moments ------------------------------------------------------------- */
 
 /* A value near the mean of a block, of which it costs next to nothing: no
- * farther from it than eight to twelve standard deviations, which squared is
- * small beside what float32 resolves. */
+ * farther from it than eight standard deviations of 1024 values, which
+ * squared is small beside what float32 resolves. */
 INLINE float near_mean(const value *x, int64_t size) {
-  if (size < LANES) return load_few(x, size)[0];
-  const lanes first = load(x);
-  return size <= SHORT ? first[0] : total(first) / LANES;
+  if (size >= LANES) return total(load(x)) / LANES;
+  return total(load_few(x, size)) / size;
 }
 
 /* Two sums. Sweeps keep two pairs and add to them in turn, since an addition
@@ -260,6 +255,18 @@ INLINE void store_rows(double *out, four_doubles v, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) out[r] = v[r];
 }
 
+/* near_mean of four rows. */
+INLINE four near_means_of(const value *x, int64_t size, int64_t rows) {
+  lanes first[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; r++) {
+    const value *row = row_at(x, size, rows, r);
+    first[r] = size < LANES ? load_few(row, size) : load(row);
+  }
+  return totals(first[0], first[1], first[2], first[3]) /
+         (float)smaller(size, LANES);
+}
+
 /* The totals of four rows. */
 INLINE four_doubles row_totals(const lanes *sums) {
   return widen_four(totals(sums[0], sums[1], sums[2], sums[3]));
@@ -278,14 +285,13 @@ INLINE void finish_moments(four_doubles near, four_doubles sum,
 
 INLINE void short_moments(const value *x, int64_t size, int64_t rows,
                           int64_t ahead, double *mean, double *var) {
+  const four near = near_means_of(x, size, rows);
   lanes sums[4], squares[4];
-  four near;
   four_doubles m, v;
 #pragma GCC unroll 4
   for (int r = 0; r < 4; r++) {
-    const value *row = row_at(x, size, rows, r);
-    near[r] = near_mean(row, size);
-    const pair t = block_squares(row, size, near[r], ahead);
+    const pair t =
+        block_squares(row_at(x, size, rows, r), size, near[r], ahead);
     sums[r] = t.first;
     squares[r] = t.second;
   }
@@ -298,16 +304,14 @@ INLINE void short_moments(const value *x, int64_t size, int64_t rows,
 INLINE void short_remeasure(const value *dy, const value *x, int64_t size,
                             int64_t rows, int64_t ahead, double *mean,
                             double *var, double *sum, double *product) {
+  const four near = near_means_of(x, size, rows);
   lanes sums[4], squares[4], of_dy[4], products[4];
-  four near;
   four_doubles m, v;
 #pragma GCC unroll 4
   for (int r = 0; r < 4; r++) {
-    const value *row = row_at(x, size, rows, r);
     pair s, p;
-    near[r] = near_mean(row, size);
-    block_remeasure(row_at(dy, size, rows, r), row, size, near[r], ahead, &s,
-                    &p);
+    block_remeasure(row_at(dy, size, rows, r), row_at(x, size, rows, r), size,
+                    near[r], ahead, &s, &p);
     sums[r] = s.first;
     squares[r] = s.second;
     of_dy[r] = p.first;

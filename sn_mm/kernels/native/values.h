@@ -29,6 +29,18 @@ typedef uint16_t shorts __attribute__((vector_size(2 * LANES)));
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* -1 between zeros: where a mask is read from decides which lanes it has. */
+static const int32_t counts[3 * LANES] = {[LANES... 2 * LANES - 1] = -1};
+
+INLINE mask mask_at(int64_t start) {
+  mask which;
+  memcpy(&which, counts + start, sizeof which);
+  return which;
+}
+
+/* The first n lanes. */
+INLINE mask first_lanes(int64_t n) { return mask_at(2 * LANES - n); }
+
 /* v where the condition (-1 in a lane, or 0) holds, else 0. */
 INLINE lanes keep(mask condition, lanes v) {
   return (lanes)((mask)v & condition);
@@ -152,22 +164,32 @@ static __attribute__((noinline)) void copy(void *out, const void *from,
 }
 
 /* The first n values, n < LANES, and zeros. */
+INLINE lanes load_few_floats(const float *x, int64_t n) {
+#if LANES == 8 && defined(__AVX2__)
+  return (lanes)_mm256_maskload_ps(x, (__m256i)first_lanes(n));
+#elif LANES == 16
+  return (lanes)_mm512_maskz_loadu_ps((__mmask16)((1 << n) - 1), x);
+#else
+  float padded[LANES] = {0};
+  copy(padded, x, n * sizeof *x);
+  return load_floats(padded);
+#endif
+}
+
 INLINE lanes load_few(const value *x, int64_t n) {
+#if !defined(FLOAT16) && !defined(BFLOAT16)
+  return load_few_floats(x, n);
+#else
   value padded[LANES] = {0};
   copy(padded, x, n * sizeof *x);
   return load(padded);
+#endif
 }
 
 INLINE void store_few(value *x, int64_t n, lanes v) {
   value padded[LANES];
   store(padded, v);
   copy(x, padded, n * sizeof *x);
-}
-
-INLINE lanes load_few_floats(const float *x, int64_t n) {
-  float padded[LANES] = {0};
-  copy(padded, x, n * sizeof *x);
-  return load_floats(padded);
 }
 
 /* Fetch what two groups further on are made of from memory. */
