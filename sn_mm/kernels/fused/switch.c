@@ -117,6 +117,64 @@ static inline double dot(const double *x, const double *y, int64_t n) {
   return t;
 }
 
+/* -- what depends on the channel alone ----------------------------------- */
+
+/* Arrays (C,), each for the mean and then for the variance: */
+enum {
+  OWN,     /* the ratio of the row's own moment ('in') */
+  BY_LN,   /* the ratio of LN's */
+  BY_GN,   /* the ratio of GN's */
+  FIXED,   /* what BN adds */
+  BN_PART, /* backward: each row's share in the gradient of BN's moment */
+  WEIGHT,  /* weight, and bias */
+  /* sums over samples, see block_sums: */
+  TOTAL,   /* of g; in a forward what makes BN's moments, with the next */
+  OWN_SUM, /* of g times the row's own moment */
+  PARAMS,  /* the gradients of weight and bias */
+  PAIRS
+};
+#define SUMS (PAIRS - TOTAL)
+/* Blocks of samples that are summed apart, at most, and their samples, at
+ * least. They do not depend on the number of threads, nor do results. */
+#define BLOCKS 8
+#define BLOCK_SAMPLES 4
+#define CHANNEL_ARRAYS (2 * (TOTAL + BLOCKS * SUMS))
+const int64_t switch_channel_arrays = CHANNEL_ARRAYS;
+
+static inline double *channel_array(const layer *l, int64_t which,
+                                    int64_t moment) {
+  return l->by_channel + (2 * which + moment) * l->channels;
+}
+
+static inline int64_t block_count(const layer *l) {
+  const int64_t count = l->samples / BLOCK_SAMPLES;
+  return count < 1 ? 1 : smaller(count, BLOCKS);
+}
+
+/* The first sample of a block. */
+static inline int64_t block_start(const layer *l, int64_t block) {
+  return block * l->samples / block_count(l);
+}
+
+/* A block's sums; those of the first become those of all samples. */
+static inline double *block_sums(const layer *l, int64_t block, int64_t which,
+                                 int64_t moment) {
+  return channel_array(l, which + block * SUMS, moment);
+}
+
+static void clear_sums(const layer *l, int64_t block) {
+  double *sums = block_sums(l, block, TOTAL, 0);
+  for (int64_t i = 0; i < 2 * SUMS * l->channels; i++) sums[i] = 0;
+}
+
+static void merge_sums(const layer *l) {
+  double *restrict all = block_sums(l, 0, TOTAL, 0);
+  for (int64_t b = 1; b < block_count(l); b++) {
+    const double *restrict sums = block_sums(l, b, TOTAL, 0);
+    for (int64_t i = 0; i < 2 * SUMS * l->channels; i++) all[i] += sums[i];
+  }
+}
+
 /* -- pooling ------------------------------------------------------------- */
 
 /* The moments of `n` neighbouring rows together: mean(m) and mean(v) +
@@ -129,58 +187,63 @@ static void pool_rows(const double *m, const double *v, int64_t n,
   *var = (bessel * sum(v, n) + squares - offset * offset / n) / n;
 }
 
-/* BN's moments of channels [start, start + width). */
-static void pool_channels(const layer *l, int64_t start, int64_t width) {
-  const int64_t c = l->channels, rows = l->samples * c;
-  const double *restrict centre = l->moments + start;
-  double offset[CHUNK] = {0}, squares[CHUNK] = {0}, within[CHUNK] = {0};
-  for (int64_t n = 0; n < l->samples; n++) {
-    const double *restrict m = l->moments + n * c + start;
-    const double *restrict v = m + rows;
-    for (int64_t e = 0; e < width; e++) {
-      const double d = m[e] - centre[e];
-      offset[e] += d;
-      squares[e] += d * d;
-      within[e] += v[e];
-    }
+/* Add a sample's rows to a block's sums of offsets from the first sample,
+ * their squares, and variances. */
+static void add_sample(const layer *l, int64_t n, int64_t block) {
+  const int64_t c = l->channels;
+  const double *restrict centre = l->moments;
+  const double *restrict m = l->moments + n * c;
+  const double *restrict v = m + l->samples * c;
+  double *restrict offset = block_sums(l, block, TOTAL, 0);
+  double *restrict squares = block_sums(l, block, TOTAL, 1);
+  double *restrict within = block_sums(l, block, OWN_SUM, 0);
+  for (int64_t i = 0; i < c; i++) {
+    const double d = m[i] - centre[i];
+    offset[i] += d;
+    squares[i] += d * d;
+    within[i] += v[i];
   }
+}
+
+/* BN's moments of these sums. */
+static void pool_batch(const layer *l) {
+  const double *offset = channel_array(l, TOTAL, 0);
+  const double *squares = channel_array(l, TOTAL, 1);
+  const double *within = channel_array(l, OWN_SUM, 0);
   const double part = 1. / l->samples;
-  for (int64_t e = 0; e < width; e++) {
-    const double between = squares[e] - offset[e] * offset[e] * part;
-    l->bn_pool[start + e] = centre[e] + offset[e] * part;
-    l->bn_pool[c + start + e] = (l->bessel * within[e] + between) * part;
+  for (int64_t i = 0; i < l->channels; i++) {
+    const double between = squares[i] - offset[i] * offset[i] * part;
+    l->bn_pool[i] = l->moments[i] + offset[i] * part;
+    l->bn_pool[l->channels + i] = (l->bessel * within[i] + between) * part;
   }
 }
 
 /* Every pooled statistic that is not given. */
 void switch_pool(const layer *l) {
-  const int64_t n = l->samples, c = l->channels, rows = n * c;
-  const int64_t groups = l->num_groups;
-#pragma omp parallel num_threads(threads_for(l)) if (threads_for(l) > 1)
-  {
-    if (l->bn >= 0 && !l->given) {
-#pragma omp for schedule(static) nowait
-      for (int64_t start = 0; start < c; start += CHUNK)
-        pool_channels(l, start, smaller(CHUNK, c - start));
-    }
-    if (l->ln >= 0) {
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < n; i++) {
-        const double *m = l->moments + i * c;
-        pool_rows(m, m + rows, c, l->bessel, l->ln_pool + i,
-                  l->ln_pool + n + i);
-      }
-    }
-    if (l->gn >= 0) {
-      const int64_t width = c / groups;
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < n * groups; i++) {
-        const double *m = l->moments + i * width;
-        pool_rows(m, m + rows, width, l->bessel, l->gn_pool + i,
-                  l->gn_pool + n * groups + i);
+  const int64_t c = l->channels, rows = l->samples * c;
+  const int64_t groups = l->num_groups, width = c / groups;
+  const int batch = l->bn >= 0 && !l->given;
+#pragma omp parallel for schedule(static) \
+    num_threads(threads_for(l)) if (threads_for(l) > 1)
+  for (int64_t block = 0; block < block_count(l); block++) {
+    if (batch) clear_sums(l, block);
+    for (int64_t n = block_start(l, block); n < block_start(l, block + 1);
+         n++) {
+      const double *m = l->moments + n * c;
+      if (batch) add_sample(l, n, block);
+      if (l->ln >= 0)
+        pool_rows(m, m + rows, c, l->bessel, l->ln_pool + n,
+                  l->ln_pool + l->samples + n);
+      for (int64_t g = 0; l->gn >= 0 && g < groups; g++) {
+        double *pool = l->gn_pool + n * groups + g;
+        pool_rows(m + g * width, m + rows + g * width, width, l->bessel, pool,
+                  pool + l->samples * groups);
       }
     }
   }
+  if (!batch) return;
+  merge_sums(l);
+  pool_batch(l);
 }
 
 /* -- ratios -------------------------------------------------------------- */
@@ -218,28 +281,6 @@ static void make_ratios(const layer *l) {
     }
 }
 
-/* -- what depends on the channel alone ----------------------------------- */
-
-/* Arrays (C,), each for the mean and then for the variance: */
-enum {
-  OWN,     /* the ratio of the row's own moment ('in') */
-  BY_LN,   /* the ratio of LN's */
-  BY_GN,   /* the ratio of GN's */
-  FIXED,   /* what BN adds */
-  TOTAL,   /* backward: sums of g over the samples */
-  OWN_SUM, /* backward: sums of g times the row's own moment */
-  BN_PART, /* backward: each row's share in the gradient of BN's moment */
-  PAIRS
-};
-/* and weight as double, which is followed by bias. */
-#define CHANNEL_ARRAYS (2 * PAIRS + 2)
-const int64_t switch_channel_arrays = CHANNEL_ARRAYS;
-
-static inline double *channel_array(const layer *l, int64_t which,
-                                    int64_t moment) {
-  return l->by_channel + (2 * which + moment) * l->channels;
-}
-
 static inline double ratio(const layer *l, int64_t moment, int64_t group,
                            int64_t place) {
   return place < 0 ? 0. : ratios_of(l, moment, group)[place];
@@ -262,7 +303,7 @@ static void make_channel_arrays(const layer *l) {
                      : ratio(l, moment, g, l->bn) * l->bn_pool[moment * c + i];
     }
   }
-  double *weight = channel_array(l, PAIRS, 0);
+  double *weight = channel_array(l, WEIGHT, 0);
   for (int64_t i = 0; i < c; i++) {
     weight[i] = l->weight ? l->weight[i] : 1.;
     weight[c + i] = l->bias ? l->bias[i] : 0.;
@@ -323,7 +364,7 @@ void switch_common(const layer *l) {
 static void make_factors(const layer *l, float *factors) {
   const int64_t c = l->channels, rows = l->samples * c;
   const int64_t per_sample = (c + CHUNK - 1) / CHUNK;
-  const double *weights = channel_array(l, PAIRS, 0);
+  const double *weights = channel_array(l, WEIGHT, 0);
   const double eps = l->eps;
 #pragma omp parallel for schedule(static) \
     num_threads(threads_for(l)) if (threads_for(l) > 1)
@@ -401,37 +442,28 @@ static inline void add_grads(int64_t width, double bessel,
   }
 }
 
-/* Of channels [start, start + width): scale, g_mu and g_var of their rows,
- * gradients of weight and bias, and TOTAL and OWN_SUM. */
-static void sum_channels(const layer *l, int64_t start, int64_t width,
-                         const double *sums, double *grads, float *scales,
-                         float *d_weight, float *d_bias) {
+/* Of a sample's rows: scale, g_mu and g_var; and add to a block's sums. */
+static void grads_of_sample(const layer *l, int64_t n, int64_t block,
+                            const double *sums, double *grads, float *scales) {
   const int64_t c = l->channels, rows = l->samples * c;
-  const double *weight = channel_array(l, PAIRS, 0) + start;
-  double weights[CHUNK] = {0}, biases[CHUNK] = {0};
-  double mus[CHUNK] = {0}, vars[CHUNK] = {0};
-  double own_mus[CHUNK] = {0}, own_vars[CHUNK] = {0};
-  for (int64_t n = 0; n < l->samples; n++) {
-    const int64_t first = n * c + start;
-    const double *m = l->moments + first, *s0 = sums + first;
-    double *g_mu = grads + first, *g_var = g_mu + rows;
+  const double *weight = channel_array(l, WEIGHT, 0);
+  for (int64_t start = 0; start < c; start += CHUNK) {
+    const chunk at = {n, start, smaller(CHUNK, c - start)};
+    const int64_t row = n * c + start;
+    const double *m = l->moments + row, *s0 = sums + row;
+    double *g_mu = grads + row, *g_var = g_mu + rows;
     double mu[CHUNK], var[CHUNK], of_weight[CHUNK];
-    mix(l, (chunk){n, start, width}, 0, mu);
-    mix(l, (chunk){n, start, width}, 1, var);
-    row_grads(width, l->eps, mu, var, weight, m, s0, s0 + rows, scales + first,
-              g_mu, g_var, of_weight);
-    add(width, s0, biases);
-    add(width, of_weight, weights);
-    add_grads(width, 1, g_mu, m, mus, own_mus);
-    add_grads(width, l->bessel, g_var, m + rows, vars, own_vars);
-  }
-  for (int64_t e = 0; e < width; e++) {
-    d_weight[start + e] = weights[e];
-    d_bias[start + e] = biases[e];
-    channel_array(l, TOTAL, 0)[start + e] = mus[e];
-    channel_array(l, TOTAL, 1)[start + e] = vars[e];
-    channel_array(l, OWN_SUM, 0)[start + e] = own_mus[e];
-    channel_array(l, OWN_SUM, 1)[start + e] = own_vars[e];
+    mix(l, at, 0, mu);
+    mix(l, at, 1, var);
+    row_grads(at.width, l->eps, mu, var, weight + start, m, s0, s0 + rows,
+              scales + row, g_mu, g_var, of_weight);
+    add(at.width, of_weight, block_sums(l, block, PARAMS, 0) + start);
+    add(at.width, s0, block_sums(l, block, PARAMS, 1) + start);
+    add_grads(at.width, 1, g_mu, m, block_sums(l, block, TOTAL, 0) + start,
+              block_sums(l, block, OWN_SUM, 0) + start);
+    add_grads(at.width, l->bessel, g_var, m + rows,
+              block_sums(l, block, TOTAL, 1) + start,
+              block_sums(l, block, OWN_SUM, 1) + start);
   }
 }
 
@@ -508,19 +540,23 @@ static void ratio_grads(const layer *l, int64_t moment, const double *segments,
 void switch_sums(const backward_layer *b, const double *sums,
                  float *factors) {
   const layer *l = &b->of;
-  const int64_t n = l->samples, c = l->channels, each = c / l->ratio_groups;
+  const int64_t c = l->channels, each = c / l->ratio_groups;
   switch_common(l);
-#pragma omp parallel num_threads(threads_for(l)) if (threads_for(l) > 1)
-  {
-#pragma omp for schedule(static)
-    for (int64_t start = 0; start < c; start += CHUNK)
-      sum_channels(l, start, smaller(CHUNK, c - start), sums, b->grads,
-                   factors, b->d_weight, b->d_bias);
-    if (l->ln >= 0 || l->gn >= 0) {
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < 2 * n; i++)
-        sum_sample(l, i % n, i / n, b->grads, b->segments);
+#pragma omp parallel for schedule(static) \
+    num_threads(threads_for(l)) if (threads_for(l) > 1)
+  for (int64_t block = 0; block < block_count(l); block++) {
+    clear_sums(l, block);
+    for (int64_t i = block_start(l, block); i < block_start(l, block + 1);
+         i++) {
+      grads_of_sample(l, i, block, sums, b->grads, factors);
+      sum_sample(l, i, 0, b->grads, b->segments);
+      sum_sample(l, i, 1, b->grads, b->segments);
     }
+  }
+  merge_sums(l);
+  for (int64_t i = 0; i < c; i++) {
+    b->d_weight[i] = channel_array(l, PARAMS, 0)[i];
+    b->d_bias[i] = channel_array(l, PARAMS, 1)[i];
   }
   ratio_grads(l, 0, b->segments, b->d_mean_weight);
   ratio_grads(l, 1, b->segments, b->d_var_weight);

@@ -20,7 +20,7 @@ from ..native.tensors import array_address, as_array, floats, scratch
 from .switch_settings import Switch
 
 Params = Sequence[Optional[Tensor]]
-CHANNEL_ARRAYS = 16  # of switch.c, by_channel
+CHANNEL_ARRAYS = 60  # of switch.c, by_channel
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _BYTES = 8  # of a double
 

@@ -10,6 +10,9 @@
  */
 #include <stdint.h>
 
+/* On fewer rows than this, threads cost more than they save. */
+#define GRAIN 32768
+
 typedef void moments_sweep(const void *, int64_t, int64_t, int64_t, int64_t,
                            double *, int64_t);
 typedef void affine_sweep(const void *, int64_t, int64_t, int64_t, int64_t,
@@ -149,6 +152,8 @@ void driver_backward(const sweeps *use, const void *dy, const void *x,
     gate_scale = forward + rows;
     gate_shift = forward + 2 * rows;
   }
+  const int shared = rows > GRAIN && threads > 1;
+#pragma omp parallel for schedule(static) num_threads((int)threads) if (shared)
   for (int64_t r = 0; r < rows; r++) near[r] = moments[r];
   if (!at_once)
     use->products(dy, x, samples, channels, size, last, near, gate_scale,
