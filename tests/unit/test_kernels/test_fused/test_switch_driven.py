@@ -93,6 +93,43 @@ def test_given_moments_and_relu(statistics, relu):
         assert batch[:, 0].equal(torch.stack(given).double())
 
 
+@pytest.mark.parametrize('statistics', [ALL, ('gn', 'in'), ('ln', 'bn')])
+@pytest.mark.parametrize('samples', [1, 3, 4, 7, 11, 37])
+def test_any_number_of_samples(statistics, samples):
+    switch, x, dy, params = make((samples, CHANNELS, 3, 5), statistics)
+    found, _ = got(switch, x, dy, params)
+    for a, b in zip(found, wanted(switch, x, dy, params)):
+        assert relative_error(a, b) < TOLERANCE
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('shape', [(6001, 7, 7), (5, 160, 160), (181, 25, 60)])
+def test_the_number_of_threads_changes_no_bit(shape, last, relu, threads):
+    samples, *positions = shape
+    switch, x, dy, params = make((samples, CHANNELS, *positions))
+    given = tuple(torch.rand(2, CHANNELS) + 0.5)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        for constant in (None, given):
+            found, batch = got(switch, x, dy, params, constant, relu)
+            results.append([*found, batch])
+    for first, other in zip(results[:2] * 2, results[2:]):
+        assert all(a.equal(b) for a, b in zip(first, other))
+    want = wanted(switch, x[:1], dy[:1], params, given, relu)[0]
+    assert relative_error(results[1][0][:1], want) < TOLERANCE
+
+
 def test_parameters_of_other_shapes_are_refused():
     switch, x, _, params = make((2, CHANNELS, 3, 3))
     params[2] = params[2][:-1]
