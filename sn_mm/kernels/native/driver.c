@@ -86,21 +86,25 @@ void driver_forward(const sweeps *use, const void *x, int64_t samples,
 }
 
 /* Blocks [first, end) of `block` samples, one after the other. `asked`: for
- * huge pages for all of y. */
-static void normalize_blocks(const forward_pass *p, int64_t first, int64_t end,
+ * huge pages for all of y; returns whether they came too slowly. */
+static int normalize_blocks(const forward_pass *p, int64_t first, int64_t end,
                              int64_t block, int64_t samples, int asked,
                              double *scratch, int64_t threads) {
   float *factors = (float *)(scratch + 2 * block * p->channels);
   const int64_t stop = end * block < samples ? end * block : samples;
-  double since = asked ? now() : 0;
+  const double since = asked ? now() : 0;
+  int is_slow = 0;
   for (int64_t start = first * block; start < stop; start += block) {
     const int64_t n = stop - start < block ? stop - start : block;
+    const int64_t done = start + n;
     normalize(p, start, n, scratch, factors, threads);
-    if (asked && has_stalled(&since)) {
-      do_without(p->y + (start + n) * p->bytes, (stop - start - n) * p->bytes);
-      asked = 0;
+    if (asked && !is_slow &&
+        has_stalled(since, (done - first * block) * p->bytes)) {
+      give_up_huge_pages(p->y + done * p->bytes, (stop - done) * p->bytes);
+      is_slow = 1;
     }
   }
+  return is_slow;
 }
 
 /* y, `block` samples at a time, whose second sweep finds x in the cache: what
@@ -119,17 +123,20 @@ void driver_forward_blocks(const sweeps *use, const void *x, int64_t samples,
   /* the sweeps of larger blocks ask themselves */
   const int asked = block * bytes < (int64_t)HUGE_PAGE &&
                     ask_for_huge_pages(y, samples * bytes);
+  int stalled = 0;
   common(of);
   if (workers == 1) { /* in a region of one thread, others would be new ones */
-    normalize_blocks(&pass, 0, blocks, block, samples, asked, scratch,
-                     threads);
-    return;
+    stalled = normalize_blocks(&pass, 0, blocks, block, samples, asked,
+                               scratch, threads);
+  } else {
+#pragma omp parallel for schedule(static) num_threads((int)workers) \
+    reduction(| : stalled)
+    for (int64_t i = 0; i < workers; i++)
+      stalled |= normalize_blocks(
+          &pass, i * blocks / workers, (i + 1) * blocks / workers, block,
+          samples, asked, scratch + i * 4 * block * channels, 1);
   }
-#pragma omp parallel for schedule(static) num_threads((int)workers)
-  for (int64_t i = 0; i < workers; i++)
-    normalize_blocks(&pass, i * blocks / workers, (i + 1) * blocks / workers,
-                     block, samples, asked, scratch + i * 4 * block * channels,
-                     1);
+  if (asked) learn_of_huge_pages(stalled);
 }
 
 /* dx, if it is wanted, and whatever else the numbers give. Without moments

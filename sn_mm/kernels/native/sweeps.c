@@ -340,25 +340,30 @@ static void write_all(layout in, const recipe *how, value *out,
   const int64_t piece = past_caches ? BUFFER : piece_for(values, threads);
   const int64_t pieces = (values + piece - 1) / piece;
   const int asked = ask_for_huge_pages(out, bytes);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  int stalled = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) \
+    reduction(| : stalled) if (threads > 1)
   for (int64_t t = 0; t < threads; t++) {
     const int64_t first = t * pieces / threads;
-    int waits = asked;
-    double since = waits ? now() : 0;
-    for (int64_t i = (t + 1) * pieces / threads - 1; i >= first; i--) {
+    const int64_t last = (t + 1) * pieces / threads - 1;
+    const double since = asked ? now() : 0;
+    int is_slow = 0;
+    for (int64_t i = last; i >= first; i--) {
       const int64_t start = i * piece, n = smaller(piece, values - start);
       if (how->relu)
         make_piece(in, how, start, n, past_caches, 1, out);
       else
         make_piece(in, how, start, n, past_caches, 0, out);
-      if (waits && has_stalled(&since)) {
-        do_without(out + first * piece,
-                   (start - first * piece) * (int64_t)sizeof(value));
-        waits = 0;
+      const int64_t width = piece * (int64_t)sizeof(value);
+      if (asked && !is_slow && has_stalled(since, (last + 1 - i) * width)) {
+        give_up_huge_pages(out + first * piece, (i - first) * width);
+        is_slow = 1;
       }
     }
+    stalled |= is_slow;
     if (past_caches) finish_streams();
   }
+  if (asked) learn_of_huge_pages(stalled);
 }
 
 /* y = scale * (x - near) + shift, and max(y, 0) with `relu`. */

@@ -345,7 +345,7 @@ def test_factors_elsewhere_are_refused():
 @pytest.mark.parametrize('count', [1, 2])
 def test_outputs_for_which_huge_pages_come_slowly(count, monkeypatch):
     impatient = Library(
-        sweeps._SOURCE, sweeps._FUNCTIONS, (*sweeps._FLAGS, '-DSTALL=-1.')
+        sweeps._SOURCE, sweeps._FUNCTIONS, (*sweeps._FLAGS, '-DPATIENCE=-1.')
     )
     torch.set_num_threads(count)
     x = torch.randn(3, 64, 160, 180)  # 22 MB, ten huge pages
