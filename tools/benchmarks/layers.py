@@ -78,17 +78,16 @@ class RuleOfBRN(nn.Module):
         return normalize_rows(x, self.rule, self.weight, self.bias)
 
 
-class WithReLU(nn.Module):
-    """SN and the ReLU behind it, one after the other or in SN's sweeps."""
+def _with_relu(norm: nn.Module) -> nn.Module:
+    """A norm and the ReLU behind it, as ConvModule has them."""
+    return nn.Sequential(norm, nn.ReLU(inplace=True))
 
-    def __init__(self, channels: int, fused: bool) -> None:
-        super().__init__()
-        self.norm = SN2d(channels)
-        self.norm.rectifies = fused
-        self.relu = nn.Identity() if fused else nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.norm(x))
+def _rectified(channels: int) -> nn.Module:
+    """SN with the ReLU in its own sweeps."""
+    norm = SN2d(channels)
+    norm.rectifies = True
+    return norm
 
 
 class Copy(nn.Module):
@@ -115,8 +114,9 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     'LN': lambda c: nn.GroupNorm(1, c),  # over C, H and W
     'IN': lambda c: nn.InstanceNorm2d(c, affine=True),
     'BRN rule': RuleOfBRN,
-    'SN, ReLU': lambda c: WithReLU(c, fused=False),
-    'SN+ReLU': lambda c: WithReLU(c, fused=True),
+    'SN, ReLU': lambda c: _with_relu(SN2d(c)),
+    'GN, ReLU': lambda c: _with_relu(nn.GroupNorm(32, c)),
+    'SN+ReLU': _rectified,
     'plain SN': PlainSN,
     'copy': lambda c: Copy(),
     **{kind: functools.partial(_registered, kind) for kind in FAMILY},

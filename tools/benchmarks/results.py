@@ -27,6 +27,7 @@ _LOOKS = {
     'LN': ('#E69F00', 'v'),
     'IN': ('#56B4E9', 'P'),
     'SN, ReLU': ('#8C510A', '<'),
+    'GN, ReLU': ('#762A83', 'd'),
     'SN+ReLU': ('#01665E', '>'),
     'plain SN': ('#000000', 'X'),
     'copy': ('#999999', '*'),
@@ -57,7 +58,7 @@ def machine() -> dict[str, str | int]:
 
 
 def layer_table(rows: list[dict]) -> str:
-    """Milliseconds per shape, ratios against BN and GN, bytes kept."""
+    """Milliseconds per shape, ratios to some norms, bytes kept."""
     norms = list(dict.fromkeys(r['norm'] for r in rows))
     shapes = list(dict.fromkeys(tuple(r['shape']) for r in rows))
     cells = {(tuple(r['shape']), r['norm']): r for r in rows}
@@ -65,7 +66,7 @@ def layer_table(rows: list[dict]) -> str:
     for shape in shapes:
         times = [f'{cells[shape, n]["ms"]:.2f}' for n in norms]
         lines.append([' x '.join(map(str, shape)), *times])
-    for base in ('BN', 'GN'):
+    for base in ('BN', 'GN', 'GN, ReLU'):
         if base in norms:
             means = geometric_means(rows, base)
             ratios = [f'{means[n]:.2f}' for n in norms]

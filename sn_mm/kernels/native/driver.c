@@ -10,6 +10,8 @@
  */
 #include <stdint.h>
 
+#include "pages.h"
+
 /* On fewer rows than this, threads cost more than they save. */
 #define GRAIN 32768
 
@@ -28,16 +30,12 @@ typedef void combine_sweep(const void *, const void *, int64_t, int64_t,
                            const float *, const float *, const float *,
                            const float *, void *, int64_t);
 
-/* An output of so many bytes is about to be written. */
-typedef void expect_output(void *, int64_t);
-
 typedef struct {
   moments_sweep *moments;
   affine_sweep *affine;
   products_sweep *products;
   remeasure_sweep *remeasure;
   combine_sweep *combine;
-  expect_output *expect;
 } sweeps;
 
 /* From moments (2, N, C) to near, scale and shift (3, N, C), for samples from
@@ -87,15 +85,21 @@ void driver_forward(const sweeps *use, const void *x, int64_t samples,
   normalize(&pass, 0, samples, moments ? moments : scratch, factors, threads);
 }
 
-/* Blocks [first, end) of `block` samples, one after the other. */
+/* Blocks [first, end) of `block` samples, one after the other. `asked`: for
+ * huge pages for all of y. */
 static void normalize_blocks(const forward_pass *p, int64_t first, int64_t end,
-                             int64_t block, int64_t samples, double *scratch,
-                             int64_t threads) {
+                             int64_t block, int64_t samples, int asked,
+                             double *scratch, int64_t threads) {
   float *factors = (float *)(scratch + 2 * block * p->channels);
-  for (int64_t i = first; i < end; i++) {
-    const int64_t start = i * block, rest = samples - start;
-    normalize(p, start, rest < block ? rest : block, scratch, factors,
-              threads);
+  const int64_t stop = end * block < samples ? end * block : samples;
+  double since = asked ? now() : 0;
+  for (int64_t start = first * block; start < stop; start += block) {
+    const int64_t n = stop - start < block ? stop - start : block;
+    normalize(p, start, n, scratch, factors, threads);
+    if (asked && has_stalled(&since)) {
+      do_without(p->y + (start + n) * p->bytes, (stop - start - n) * p->bytes);
+      asked = 0;
+    }
   }
 }
 
@@ -112,17 +116,20 @@ void driver_forward_blocks(const sweeps *use, const void *x, int64_t samples,
   const forward_pass pass = {use,   x,       y,  channels, size, last,
                              bytes, numbers, of, relu};
   const int64_t blocks = (samples + block - 1) / block;
+  /* the sweeps of larger blocks ask themselves */
+  const int asked = block * bytes < (int64_t)HUGE_PAGE &&
+                    ask_for_huge_pages(y, samples * bytes);
   common(of);
-  if (blocks > 1) /* a sweep over all of them says so itself */
-    use->expect(y, samples * bytes);
   if (workers == 1) { /* in a region of one thread, others would be new ones */
-    normalize_blocks(&pass, 0, blocks, block, samples, scratch, threads);
+    normalize_blocks(&pass, 0, blocks, block, samples, asked, scratch,
+                     threads);
     return;
   }
 #pragma omp parallel for schedule(static) num_threads((int)workers)
   for (int64_t i = 0; i < workers; i++)
     normalize_blocks(&pass, i * blocks / workers, (i + 1) * blocks / workers,
-                     block, samples, scratch + i * 4 * block * channels, 1);
+                     block, samples, asked, scratch + i * 4 * block * channels,
+                     1);
 }
 
 /* dx, if it is wanted, and whatever else the numbers give. Without moments

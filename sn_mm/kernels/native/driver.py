@@ -34,7 +34,7 @@ _library = Library(
 )
 _CACHE = 1 << 19  # bytes that stay in a second-level cache, with output
 _BLOCKS_EACH = 4  # at least, for threads that take blocks of their own
-_SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine', 'expect')
+_SWEEPS = ('moments', 'affine', 'products', 'remeasure', 'combine')
 
 
 def why_not() -> str | None:

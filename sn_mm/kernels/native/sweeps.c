@@ -10,16 +10,13 @@
  * floats (N, C).
  */
 #include <stdlib.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "columns.h"
+#include "pages.h"
 #include "rows.h"
 
 /* On fewer values than this, threads cost more than they save. */
 #define GRAIN 32768
-#define HUGE_PAGE ((uintptr_t)2 << 20)
 /* Rows summed at once, at most, and values that these should have. */
 #define ROWS 64
 #define VALUES 8192
@@ -324,19 +321,6 @@ INLINE void make_piece(layout in, const recipe *how, int64_t start,
   stream(out + start, values, count);
 }
 
-/* Fewer page faults on a fresh large output, the whole of which must be given
- * at once. Only advice: failing is fine. */
-void sweeps_expect(value *out, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const uintptr_t start = (uintptr_t)out, end = start + bytes;
-  const uintptr_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
-  const uintptr_t last = end & ~(HUGE_PAGE - 1);
-  if (last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
-#else
-  (void)out, (void)bytes;
-#endif
-}
-
 /* Shares of several threads are to be alike. */
 static int64_t piece_for(int64_t values, int threads) {
   if (threads == 1) return PIECE;
@@ -355,16 +339,23 @@ static void write_all(layout in, const recipe *how, value *out,
       CAN_STREAM && stream_from >= 0 && bytes >= stream_from;
   const int64_t piece = past_caches ? BUFFER : piece_for(values, threads);
   const int64_t pieces = (values + piece - 1) / piece;
-  sweeps_expect(out, bytes);
+  const int asked = ask_for_huge_pages(out, bytes);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t t = 0; t < threads; t++) {
     const int64_t first = t * pieces / threads;
+    int waits = asked;
+    double since = waits ? now() : 0;
     for (int64_t i = (t + 1) * pieces / threads - 1; i >= first; i--) {
       const int64_t start = i * piece, n = smaller(piece, values - start);
       if (how->relu)
         make_piece(in, how, start, n, past_caches, 1, out);
       else
         make_piece(in, how, start, n, past_caches, 0, out);
+      if (waits && has_stalled(&since)) {
+        do_without(out + first * piece,
+                   (start - first * piece) * (int64_t)sizeof(value));
+        waits = 0;
+      }
     }
     if (past_caches) finish_streams();
   }

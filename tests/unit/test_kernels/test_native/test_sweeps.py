@@ -10,6 +10,7 @@ import torch
 
 from sn_mm.kernels.native import sweeps
 from sn_mm.kernels.native.calibration import Variant
+from sn_mm.kernels.native.library import Library
 from tests.unit.test_kernels.rows import (
     SHAPES,
     TOLERANCES,
@@ -339,6 +340,21 @@ def test_factors_elsewhere_are_refused():
     near, scale, shift = make_factors(x.shape, 3)
     with pytest.raises(TypeError, match='a factor of rows .* on meta'):
         sweeps.affine(x, near, scale.to('meta'), shift)
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_outputs_for_which_huge_pages_come_slowly(count, monkeypatch):
+    impatient = Library(
+        sweeps._SOURCE, sweeps._FUNCTIONS, (*sweeps._FLAGS, '-DSTALL=-1.')
+    )
+    torch.set_num_threads(count)
+    x = torch.randn(3, 64, 160, 180)  # 22 MB, ten huge pages
+    want = results(x, x.flip(0))[0]
+    variant = Variant(2048, 0, -1)
+    impatient.get().sweeps_tune(*variant)
+    monkeypatch.setitem(sweeps._ready, torch.float32, impatient.get())
+    got = results(x, x.flip(0))[0]
+    assert all(want[name].equal(got[name]) for name in want)
 
 
 def test_a_forked_process_computes_too():
