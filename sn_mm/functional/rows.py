@@ -91,7 +91,7 @@ def normalize_rows(
         return _through_dense(x, rule, params, backend, relu)
     if is_traced(x):
         y, *extras = normalize_rows_traced(x, rule, params, relu)
-    elif torch.is_grad_enabled():
+    elif torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         y, *extras = _apply(x, rule, backend, relu, *params)
     else:
         _, _, (y, _, extras, _) = _normalize(x, rule, backend, relu, params)

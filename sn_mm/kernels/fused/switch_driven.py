@@ -7,6 +7,7 @@ for one process, where nothing has to be exchanged.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..native import driver
@@ -54,7 +55,11 @@ def normalize(
     batch = doubles(2, 1, rows.channels)
     layer.bn_pool = batch.data_ptr()
     if given is not None:
-        place_running(layer, given, kept)
+        if given[0].dtype is given[1].dtype is torch.float32:
+            place_running(layer, given, kept)
+        else:  # float32 may not hold them
+            batch = switch_native.stacked(given, rows.channels)
+            place_batch(layer, batch, kept)
     elif keep or 'bn' in switch.statistics:
         numbers = function_address('switch_forward')
         y, moments = driver.forward(rows, numbers, layer, keep, relu)

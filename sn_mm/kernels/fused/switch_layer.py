@@ -226,7 +226,7 @@ def place_running(
     """Have these written where the layer's moments of 'bn' are.
 
     Args:
-        running: mean and variance, (C,).
+        running: mean and variance, (C,), float32.
         others: as for :meth:`Plan.forward`.
 
     Raises:

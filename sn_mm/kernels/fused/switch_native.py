@@ -109,7 +109,7 @@ def forward(
     pools: list[Tensor | None] = [None] * len(switch.statistics)
     if layer.bn >= 0:
         c = layer.channels
-        batch = doubles(2, 1, c) if given is None else _stacked(given, c)
+        batch = doubles(2, 1, c) if given is None else stacked(given, c)
         place_batch(layer, batch, kept)
     library, reference = _library.get(), ctypes.byref(layer)
     library.switch_pool(reference)
@@ -249,7 +249,7 @@ def _place_moments(layer: Layer, moments: Tensor, kept: list[Tensor]) -> None:
     )
 
 
-def _stacked(given: tuple[Tensor, Tensor], c: int) -> Tensor:
+def stacked(given: tuple[Tensor, Tensor], c: int) -> Tensor:
     """Given mean and variance of 'bn', (2, 1, C)."""
     for name, t in zip(('mean', 'variance'), given):
         checked_address(t, t.dtype, (c,), f'the given {name}', [])

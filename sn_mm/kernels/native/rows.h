@@ -280,7 +280,7 @@ INLINE void finish_moments(four_doubles near, four_doubles sum,
   const four_doubles offset = sum * part, about = square - sum * offset;
   *mean = near + offset;
   /* below 0 by rounding; NaN stays NaN */
-  *var = (four_doubles)((four_masks)(about * part) & ~(about < 0));
+  *var = (four_doubles)((four_masks)(about * part) & ~(four_masks)(about < 0));
 }
 
 INLINE void short_moments(const value *x, int64_t size, int64_t rows,

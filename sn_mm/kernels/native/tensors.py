@@ -73,12 +73,13 @@ def as_array(t: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """
     if array_address(t, dtype):
         return t
+    t = t.detach()  # also from a wrapper that torch.func has left behind
     reason = why_not_array(t)
     if t.is_complex():
         reason = f'its dtype is {t.dtype}'
     if reason and not can_materialize(t):
         raise TypeError(f'{name} cannot be computed with on the CPU: {reason}')
-    return materialized(t.detach()).to(dtype).contiguous()
+    return materialized(t).to(dtype).contiguous()
 
 
 def can_materialize(t: Tensor) -> bool:

@@ -436,3 +436,20 @@ def test_a_backend_that_does_not_exist(kind):
         normalize_rows(
             x, lambda m, v, size: (m, v.rsqrt(), 0), backend='cudnn'
         )
+
+
+@BACKENDS
+@pytest.mark.parametrize('name', NAMES)
+def test_gradients_enabled_within_inference_mode(name, backend):
+    case, shape = cases(6)[name], SHAPES[2]
+    x, params = batch(shape), case.params(*shape[:2])
+
+    def normalized():
+        y = normalize_rows(x, case.rule, *params, backend=backend)
+        return y[0] if isinstance(y, tuple) else y
+
+    with torch.no_grad():
+        wanted = normalized()
+    with torch.inference_mode(), torch.enable_grad():
+        y = normalized()
+    assert y.equal(wanted) and y.is_inference()

@@ -93,6 +93,17 @@ def test_given_moments_and_relu(statistics, relu):
         assert batch[:, 0].equal(torch.stack(given).double())
 
 
+def test_given_moments_that_float32_does_not_hold():
+    switch, x, dy, params = make((4, CHANNELS, 7, 3), ('bn',))
+    mean = 1000 + torch.rand(CHANNELS).double()
+    x, given = x + 1000, (mean, torch.rand(CHANNELS).double() + 0.5)
+    assert not mean.float().double().equal(mean)
+    found, batch = got(switch, x, dy, params, given)
+    for a, b in zip(found, wanted(switch, x, dy, params, given)):
+        assert relative_error(a, b) < 1e-6
+    assert batch[:, 0].equal(torch.stack(given))
+
+
 @pytest.mark.parametrize('statistics', [ALL, ('gn', 'in'), ('ln', 'bn')])
 @pytest.mark.parametrize('samples', [1, 3, 4, 7, 11, 37])
 def test_any_number_of_samples(statistics, samples):

@@ -76,6 +76,19 @@ def test_copies_have_the_values_that_are_meant():
             as_array(BAD[kind][0], torch.float32, 'the scale')
 
 
+def test_wrappers_that_outlive_their_transform_are_read():
+    left: list[torch.Tensor] = []
+
+    def keeps(t):
+        left.append(t)
+        return t.sum()
+
+    torch.func.grad(keeps)(X)
+    assert array_address(left[0], torch.float32) == 0
+    made = as_array(left[0], torch.float32, 'x')
+    assert array_address(made, torch.float32) and torch.equal(made, X)
+
+
 def test_memory_is_on_the_cpu_whatever_the_defaults():
     before = torch.get_default_dtype()
     try:
