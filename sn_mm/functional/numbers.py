@@ -9,6 +9,7 @@ subclass may mean something else.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
@@ -46,6 +47,16 @@ class AnyRule:
     ) -> None:
         self.rule, self.size, self.dtype = rule, size, dtype
         self.between = between
+
+    def hold_statistics(self) -> None:
+        """Keep the running statistics that the rule takes, for backward.
+
+        The layer may move them before.
+        """
+        running = getattr(self.rule, 'running', None)
+        if running is not None:
+            self.rule = copy.copy(self.rule)
+            self.rule.running = tuple(t.clone() for t in running)
 
     def normalize(
         self, sweeps: ModuleType, x: Tensor, params: Params, relu: bool

@@ -116,6 +116,7 @@ class _NormalizeRows(torch.autograd.Function):
     def forward(ctx, x, rule, backend, relu, *params):
         sweeps, numbers, results = _normalize(x, rule, backend, relu, params)
         y, moments, extras, brought = results
+        numbers.hold_statistics()
         ctx.save_for_backward(x, moments, *params, *brought)
         ctx.sweeps, ctx.numbers, ctx.relu = sweeps, numbers, relu
         ctx.num_params = len(params)

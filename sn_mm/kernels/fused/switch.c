@@ -549,6 +549,7 @@ void switch_sums(const backward_layer *b, const double *sums,
     for (int64_t i = block_start(l, block); i < block_start(l, block + 1);
          i++) {
       grads_of_sample(l, i, block, sums, b->grads, factors);
+      if (l->ln < 0 && l->gn < 0) continue;
       sum_sample(l, i, 0, b->grads, b->segments);
       sum_sample(l, i, 1, b->grads, b->segments);
     }
@@ -682,6 +683,7 @@ void switch_forward_some(const layer *l, int64_t first, int64_t samples,
   layer some = *l;
   some.samples = samples;
   some.moments = moments;
+  some.threads = 1;
   some.ln_pool += 2 * first;
   some.gn_pool += 2 * first * l->num_groups;
   switch_pool(&some);

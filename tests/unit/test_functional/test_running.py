@@ -3,8 +3,10 @@
 
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
 
 from sn_mm.functional.running import update_running
+from tests.utils import relative_error
 
 CHANNELS = 5
 
@@ -55,3 +57,30 @@ def test_a_batch_that_is_not_finite_does_not_count(
     update_running(*own, pooled, momentum)
     for t, old in zip(own, before):
         assert torch.equal(t, old)
+
+
+@pytest.mark.parametrize('second', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    'kind', ['SN', 'SSN', 'AN', 'BHN', 'EN', 'IEBN', 'BGN', 'DN']
+)
+def test_a_backward_takes_the_statistics_of_its_forward(kind, dtype, second):
+    """Even where the layer moved them since."""
+
+    def gradients(moves):
+        torch.manual_seed(0)
+        layer = build_norm_layer(dict(type=kind), 32)[1].to(dtype)
+        for buffer in (layer.running_mean, layer.running_var):
+            buffer.uniform_(0.5, 2)
+        x = torch.randn(3, 32, 4, 5, dtype=dtype, requires_grad=True)
+        y = layer.eval()(x)
+        if moves:
+            layer.train()(3 * torch.randn_like(x))
+        params = [p for p in layer.parameters() if p.requires_grad]
+        return torch.autograd.grad(
+            y, [x, *params], y.detach(), create_graph=second, allow_unused=True
+        )
+
+    for moved, own in zip(gradients(True), gradients(False)):
+        assert (moved is None) is (own is None)
+        assert own is None or relative_error(moved, own) < 1e-6
