@@ -18,7 +18,7 @@ from sn_mm.distributed.gather import gather_moments, merge_parts
 from sn_mm.distributed.waiting import waiting_for_others
 from sn_mm.kernels.fused import switch_driven, switch_native, switch_triton
 from sn_mm.kernels.fused.switch_settings import Switch
-from sn_mm.kernels.layout import is_worth_keeping
+from sn_mm.kernels.layout import cast, is_worth_keeping
 
 from .numbers import AnyRule, Factors, Params, register_fused
 from .switch import SwitchRule
@@ -119,7 +119,7 @@ class SwitchNumbers(AnyRule):
     def _wanted(d_params, params, needs) -> list[Tensor | None]:
         """Gradients in the params' dtypes, where they are wanted."""
         return [
-            (d if d.dtype is p.dtype else d.to(p.dtype)) if need else None
+            cast(d, p.dtype) if need else None
             for d, p, need in zip(d_params, params, needs)
         ]
 

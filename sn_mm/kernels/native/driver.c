@@ -88,8 +88,8 @@ void driver_forward(const sweeps *use, const void *x, int64_t samples,
 /* Blocks [first, end) of `block` samples, one after the other. `asked`: for
  * huge pages for all of y; returns whether they came too slowly. */
 static int normalize_blocks(const forward_pass *p, int64_t first, int64_t end,
-                             int64_t block, int64_t samples, int asked,
-                             double *scratch, int64_t threads) {
+                            int64_t block, int64_t samples, int asked,
+                            double *scratch, int64_t threads) {
   float *factors = (float *)(scratch + 2 * block * p->channels);
   const int64_t stop = end * block < samples ? end * block : samples;
   const double since = asked ? now() : 0;
