@@ -33,9 +33,10 @@ PYTHON
 
 install_compiled_mmcv() { # PYTHON REQUIREMENT
   local options key cache log
-  printf '#include <Python.h>\n#include <vector>\n' |
-    "${CXX:-c++}" -std=c++17 -fsyntax-only -x c++ - "-I$("$1" -c \
-      'import sysconfig; print(sysconfig.get_path("include"))')" ||
+  # no pipe: a compiler that does not read it to its end would break it
+  "${CXX:-c++}" -std=c++17 -fsyntax-only -x c++ - "-I$("$1" -c \
+    'import sysconfig; print(sysconfig.get_path("include"))')" \
+    <<<$'#include <Python.h>\n#include <vector>' ||
     fail "'${CXX:-c++}' cannot compile C++17 against the headers of $1." \
       "Install a compiler and Python's headers (Debian, Ubuntu: apt install" \
       'g++ python3-dev; macOS: xcode-select --install), or leave SN_MM_MMCV' \
