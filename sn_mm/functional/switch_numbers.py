@@ -155,8 +155,8 @@ class NativeSwitch(SwitchNumbers):
         if rows is None:
             return super().normalize(sweeps, x, params, relu)
         self._is_driven = True
-        pools = 'bn' in self.switch.statistics
-        given = self.rule.running if pools else None
+        mixes_batch = 'bn' in self.switch.statistics
+        given = self.rule.running if mixes_batch else None
         y, moments, batch = switch_driven.normalize(
             self.switch,
             rows,
@@ -167,7 +167,7 @@ class NativeSwitch(SwitchNumbers):
         )
         if given is not None:
             return y, moments, (), (batch,)
-        return y, moments, (batch,) if pools else (), ()
+        return y, moments, (batch,) if mixes_batch else (), ()
 
     def differentiate(
         self, sweeps, dy, x, moments, params, brought, d_extras, needs, relu

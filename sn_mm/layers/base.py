@@ -151,8 +151,7 @@ class RowNorm(_InstanceNorm):
         self.check_state()
         if is_recorded():
             return self.normalize(input)
-        if self.shapes():
-            check_matrices(self, input)
+        check_matrices(self, input)
         if self.training and not self._has_spoken:
             self._speak()
         try:

@@ -159,14 +159,11 @@ class SwitchNorm(HardRatios, RowNorm):
             process_group=self.resolved_group(),
         )
         mean_weight, var_weight = self._ratio_weights(x)
-        if len(used) < len(self.statistics):
-            mean_weight = pick_ratios(mean_weight, used)
-            var_weight = pick_ratios(var_weight, used)
         result = normalize_rows(
             x,
             rule,
-            mean_weight,
-            var_weight,
+            pick_ratios(mean_weight, used),
+            pick_ratios(var_weight, used),
             self.own_tensor('weight'),
             self.own_tensor('bias'),
             relu=self.rectifies,

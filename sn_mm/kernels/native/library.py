@@ -81,8 +81,7 @@ class Library:
 
     def why_not(self) -> str | None:
         """Why there is no library, in a sentence; None where there is."""
-        loaded = self._loaded is not None or self.get() is not None
-        return None if loaded else self._reason
+        return None if self.get() is not None else self._reason
 
     def command(self) -> list[str]:
         """Compiler and flags, for reports; empty without a compiler."""

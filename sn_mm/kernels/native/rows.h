@@ -38,14 +38,18 @@ INLINE lanes load_last(const value *row, int64_t size) {
   return load(row + size - LANES);
 }
 
+INLINE lanes load_first(const value *row, int64_t size) {
+  return size < LANES ? load_few(row, size) : load(row);
+}
+
 /* -- moments ------------------------------------------------------------- */
 
 /* A value near the mean of a block, of which it costs next to nothing: no
  * farther from it than eight standard deviations of 1024 values, which
  * squared is small beside what float32 resolves. */
 INLINE float near_mean(const value *x, int64_t size) {
-  if (size >= LANES) return total(load(x)) / LANES;
-  return total(load_few(x, size)) / size;
+  const float sum = total(load_first(x, size));
+  return size < LANES ? sum / size : sum / LANES;
 }
 
 /* Two sums. Sweeps keep two pairs and add to them in turn, since an addition
@@ -259,10 +263,8 @@ INLINE void store_rows(double *out, four_doubles v, int64_t rows) {
 INLINE four near_means_of(const value *x, int64_t size, int64_t rows) {
   lanes first[4];
 #pragma GCC unroll 4
-  for (int r = 0; r < 4; r++) {
-    const value *row = row_at(x, size, rows, r);
-    first[r] = size < LANES ? load_few(row, size) : load(row);
-  }
+  for (int r = 0; r < 4; r++)
+    first[r] = load_first(row_at(x, size, rows, r), size);
   return totals(first[0], first[1], first[2], first[3]) /
          (float)smaller(size, LANES);
 }

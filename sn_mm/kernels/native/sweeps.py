@@ -102,7 +102,7 @@ def compile_command() -> list[str]:
 def why_not(x: Tensor) -> str | None:
     """Why C cannot take x (N, C, *spatial), not empty; None where it can."""
     if x.dtype in _ready and array_address(x, x.dtype):
-        return None
+        return None  # the usual case: every layer asks this
     reason = why_not_array(x)
     if reason and not can_materialize(x):
         return reason
